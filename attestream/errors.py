@@ -1,0 +1,136 @@
+"""The one base of errors. A code is stable and for machines; the message says what is wrong and the remedy what to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AttestreamError(Exception):
+    """Base of every error that Attestream raises on purpose.
+
+    ``permanent`` tells the bus what to do with the message that caused it: a permanent error can not go away by trying again.
+    """
+
+    code: ClassVar[str] = "internal"
+    remedy: ClassVar[str] = "Look into the service's log; this should not happen."
+    permanent: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = remedy or self.remedy
+
+
+class MalformedError(AttestreamError):
+    """Bytes that are not what they should be: a message, a TPM structure, a log, a certificate."""
+
+    code = "malformed"
+    remedy = "Check that sender and receiver run compatible versions and that the input is whole."
+    permanent = True
+
+
+class TooLargeError(MalformedError):
+    """An input is over its bound."""
+
+    code = "too-large"
+    remedy = "Make the input smaller, or raise the limit in the configuration."
+
+
+class UnsupportedError(MalformedError):
+    """An algorithm or format that is not known, or not allowed."""
+
+    code = "unsupported"
+    remedy = "Use one of the algorithms that the documentation lists."
+
+
+class RefusedError(AttestreamError):
+    """A request that was understood and is not granted."""
+
+    code = "refused"
+    remedy = "See the message."
+    permanent = True
+
+
+class EnrolmentError(RefusedError):
+    """Enrolment was refused: key attributes, a wrong or used proof, or an id that belongs to another TPM."""
+
+    code = "enrolment-refused"
+    remedy = "Check the agent's TPM; if the id should move to another TPM, delete the enrolment first."
+
+
+class UnknownAgentError(RefusedError):
+    """No such agent."""
+
+    code = "agent-unknown"
+    remedy = "Check the id with `attestream agents list`; an agent must have enrolled before it is added."
+
+
+class AgentExistsError(RefusedError):
+    """The agent is under attestation already."""
+
+    code = "agent-exists"
+    remedy = "Use `attestream agents update` to change how it is attested."
+
+
+class UnknownPolicyError(RefusedError):
+    """No such policy or version."""
+
+    code = "policy-unknown"
+    remedy = "Push it first: `attestream policy push NAME FILE`."
+
+
+class PolicyError(RefusedError):
+    """A policy document that is not valid."""
+
+    code = "policy-invalid"
+    remedy = "Mend the document at the place that the message names."
+
+
+class SignatureError(RefusedError):
+    """A signature that does not verify, or a key that is not trusted."""
+
+    code = "signature-invalid"
+    remedy = "Check that the verifying key belongs to this installation."
+
+
+class ConfigError(AttestreamError):
+    """A configuration that can not be used."""
+
+    code = "config-invalid"
+    remedy = "Mend the setting that the message names."
+    permanent = True
+
+
+class BusError(AttestreamError):
+    """The bus does not answer, or refuses for now."""
+
+    code = "bus-unavailable"
+    remedy = "Check that the bus is running and that its address is right (`--url`)."
+
+
+class TimedOutError(BusError):
+    """Nobody answered in time."""
+
+    code = "no-answer"
+    remedy = "Check that the service is running: `attestream status`."
+
+
+class FencedError(AttestreamError):
+    """Another worker owns the partition: what this one wanted to write was refused."""
+
+    code = "fenced"
+    remedy = "Nothing: the new owner goes on."
+
+
+class StorageError(AttestreamError):
+    """The database does not answer, or refuses for now."""
+
+    code = "storage-unavailable"
+    remedy = "Check the database and its URL."
+
+
+class TpmError(AttestreamError):
+    """The TPM refused a command or can not be reached."""
+
+    code = "tpm"
+    remedy = "Check the TCTI and that the user may open the TPM device."

@@ -1,0 +1,143 @@
+"""Tenant commands, their outcome, policies, and what verifiers answer to queries."""
+
+from __future__ import annotations
+
+from schemas.base import Message, Part
+from schemas.events import Finding, Standing
+
+
+class Attestation(Part, kw_only=True):
+    """How an agent is to be attested."""
+
+    policy: str
+    """``name@version``, or ``name`` for the newest version when the command is executed."""
+    interval_ms: int = 30_000
+    """Time between heartbeats."""
+    lease_ms: int = 0
+    """Life of a result; 0: three intervals, at least 30 s."""
+
+
+class AddAgent(Message, kw_only=True, tag="agent-add"):
+    """Puts an enrolled agent under attestation."""
+
+    command_id: str
+    agent_id: str
+    attestation: Attestation
+    actor: str = ""
+
+
+class UpdateAgent(Message, kw_only=True, tag="agent-update"):
+    """Changes how an agent is attested, and starts over: a failed agent gets its next chance."""
+
+    command_id: str
+    agent_id: str
+    attestation: Attestation
+    actor: str = ""
+
+
+class StopAgent(Message, kw_only=True, tag="agent-stop"):
+    """Pauses attestation; the result lapses."""
+
+    command_id: str
+    agent_id: str
+    actor: str = ""
+
+
+class StartAgent(Message, kw_only=True, tag="agent-start"):
+    """Resumes attestation of a stopped or failed agent, from the beginning of its logs."""
+
+    command_id: str
+    agent_id: str
+    actor: str = ""
+
+
+class DeleteAgent(Message, kw_only=True, tag="agent-delete"):
+    """Ends attestation and forgets the agent's state."""
+
+    command_id: str
+    agent_id: str
+    actor: str = ""
+
+
+class PublishPolicy(Message, kw_only=True, tag="policy-publish"):
+    """Makes the document ``digest`` of the bucket ``policies`` the next version of policy ``name``."""
+
+    command_id: str
+    name: str
+    digest: str
+    """SHA-256 of the document in hex."""
+    actor: str = ""
+
+
+Command = AddAgent | UpdateAgent | StopAgent | StartAgent | DeleteAgent | PublishPolicy
+
+
+class Outcome(Message, kw_only=True, tag="outcome"):
+    """How a command ended. Sent to the subject in the header ``Attestream-Reply-To``."""
+
+    command_id: str
+    ok: bool
+    code: str = ""
+    message: str = ""
+    remedy: str = ""
+    detail: str = ""
+    """For a published policy its ``name@version``."""
+
+
+class PolicyRecord(Message, kw_only=True, tag="policy-record"):
+    """Value of the key ``policy.<name>.<version>`` in the bucket ``attestream``."""
+
+    name: str
+    version: int
+    digest: str
+    at: int
+    actor: str = ""
+    entries: int = 0
+    """Number of reference values."""
+
+
+class AgentStatus(Message, kw_only=True, tag="agent-status"):
+    """What the owner of an agent knows of it."""
+
+    agent_id: str
+    standing: Standing
+    policy: str
+    interval_ms: int
+    lease_ms: int
+    enrolment: int
+    seq: int
+    attestations: int
+    """Good appraisals since the worker that owns it took over."""
+    ima_entries: int
+    """Entries of the IMA log that a quote has proven."""
+    event_number: int
+    last_at: int
+    """Unix time in milliseconds of the last good appraisal; 0: none."""
+    findings: list[Finding] = []
+    worker: str = ""
+
+
+class AgentStatusPage(Message, kw_only=True, tag="agent-status-page"):
+    """A page of agents."""
+
+    agents: list[AgentStatus]
+    more: bool
+
+
+class WorkerStatus(Message, kw_only=True, tag="worker-status"):
+    """Value of a worker's key in the bucket ``workers``, and its answer to the workers query."""
+
+    worker: str
+    started_at: int
+    partitions: list[int]
+    agents: int
+    attestations: int
+    """Appraisals since it started."""
+    in_flight: int
+
+
+class LeaseRecord(Message, kw_only=True, tag="lease"):
+    """Value of a partition's key in the bucket ``leases``."""
+
+    worker: str
+    since: int

@@ -1,0 +1,126 @@
+"""Enrolment by credential activation: an agent proves that its AK and its EK live in one TPM.
+
+The proof is ``HMAC-SHA256(secret, transcript)``, where the transcript is
+``b"attestream/enrol/1"`` followed by the request and the challenge exactly as they travelled, each behind its length as u32
+big-endian (:func:`transcript`). The secret comes out of ``TPM2_ActivateCredential`` (TPM 2.0 Part 1, section 24).
+"""
+
+from __future__ import annotations
+
+from schemas.base import Message
+
+MAX_CERTIFICATES = 8
+
+
+class EnrolRequest(Message, kw_only=True, tag="enrol"):
+    """Asks the registrar for a challenge. Changes nothing in an existing record."""
+
+    agent_id: str
+    ek_public: bytes
+    """TPM2B_PUBLIC of the endorsement key."""
+    ek_certificates: list[bytes] = []
+    """DER, the EK's own certificate first, then its intermediates; at most :data:`MAX_CERTIFICATES`."""
+    ak_public: bytes
+    """TPM2B_PUBLIC of the attestation key."""
+    transport_key: bytes
+    """X25519 public key, 32 bytes: payloads are sealed to it and every quote binds it."""
+    nonce: bytes
+    """32 random bytes of the agent, so that two transcripts never agree."""
+
+
+class EnrolChallenge(Message, kw_only=True, tag="enrol-challenge"):
+    """MakeCredential over the AK's name, to be opened by the TPM that holds the EK."""
+
+    challenge_id: bytes
+    credential: bytes
+    """TPM2B_ID_OBJECT."""
+    secret: bytes
+    """TPM2B_ENCRYPTED_SECRET."""
+    expires_at: int
+    """Unix time in milliseconds."""
+
+
+class ActivateRequest(Message, kw_only=True, tag="activate"):
+    """Proves the activated secret. A challenge can be used once."""
+
+    agent_id: str
+    challenge_id: bytes
+    proof: bytes
+
+
+class Enrolled(Message, kw_only=True, tag="enrolled"):
+    """The registrar's confirmation."""
+
+    agent_id: str
+    ak_name: bytes
+    enrolment: int
+    """1 for the first enrolment of this id, raised by each re-enrolment with a new key."""
+    at: int
+    """Unix time in milliseconds."""
+
+
+class AgentQuery(Message, kw_only=True, tag="agent-query"):
+    """Asks the registrar or a verifier for one agent."""
+
+    agent_id: str
+
+
+class AgentsQuery(Message, kw_only=True, tag="agents-query"):
+    """Asks for a page of agents in the order of their ids."""
+
+    after: str = ""
+    """Ids greater than this one."""
+    limit: int = 500
+
+
+class Identity(Message, kw_only=True, tag="identity"):
+    """What the registrar knows of an active agent."""
+
+    agent_id: str
+    ek_public: bytes
+    ak_public: bytes
+    transport_key: bytes
+    enrolment: int
+    ek_trust: str
+    """How the EK was vouched for: ``certificate`` or ``accepted`` (by configuration)."""
+    at: int
+    """Unix time of the enrolment in milliseconds."""
+
+
+class IdentityPage(Message, kw_only=True, tag="identity-page"):
+    """A page of identities."""
+
+    identities: list[Identity]
+    more: bool
+
+
+class DeleteIdentity(Message, kw_only=True, tag="identity-delete"):
+    """Removes an enrolment, so that the id is free for another TPM."""
+
+    agent_id: str
+
+
+class Done(Message, kw_only=True, tag="done"):
+    """An empty confirmation."""
+
+
+class Refused(Message, kw_only=True, tag="refused"):
+    """The answer to any request that was not granted."""
+
+    code: str
+    """Stable, of ``attestream.errors``."""
+    message: str
+    remedy: str = ""
+
+
+def transcript(request: bytes, challenge: bytes) -> bytes:
+    """Return the bytes that the enrolment proof covers."""
+    return b"".join(
+        (
+            b"attestream/enrol/1",
+            len(request).to_bytes(4, "big"),
+            request,
+            len(challenge).to_bytes(4, "big"),
+            challenge,
+        )
+    )

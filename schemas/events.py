@@ -1,0 +1,163 @@
+"""Standing, findings as they travel, events, attestation results and revocations."""
+
+from __future__ import annotations
+
+import enum
+
+from schemas.base import Message, Part
+
+
+class Standing(enum.StrEnum):
+    """What is known of an agent."""
+
+    ENROLLED = "enrolled"
+    PENDING = "pending"
+    TRUSTED = "trusted"
+    UNREACHABLE = "unreachable"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+    """The result's lease has lapsed, or there never was one. Never stored: it is how absence reads."""
+
+
+class EventKind(enum.StrEnum):
+    """The third token of an event's subject."""
+
+    ENROLLED = "enrolled"
+    """The registrar has proven a new agent."""
+    RE_ENROLLED = "re-enrolled"
+    """The same TPM has proven itself again, with the same or another AK."""
+    IDENTITY_DELETED = "identity-deleted"
+    """The registrar has removed an enrolment."""
+    ADDED = "added"
+    """An agent was put under attestation."""
+    UPDATED = "updated"
+    """Its policy or interval was changed."""
+    DELETED = "deleted"
+    """It is not attested any more."""
+    TRUSTED = "trusted"
+    """First good appraisal after pending."""
+    RECOVERED = "recovered"
+    """Good again after failed or unreachable."""
+    FAILED = "failed"
+    """Trust has ended: the notifier turns this into a revocation."""
+    WARNED = "warned"
+    """A finding that does not end trust has appeared."""
+    UNREACHABLE = "unreachable"
+    """Challenges stay unanswered."""
+    LAPSED = "lapsed"
+    """A result expired before it was renewed."""
+    STOPPED = "stopped"
+    """An operator has paused attestation."""
+    STARTED = "started"
+    """An operator has resumed it."""
+    REFUSED = "refused"
+    """Evidence that could not be tied to a live challenge was thrown away; the standing is unchanged."""
+    POLICY_PUBLISHED = "policy-published"
+    """A policy has a new version. The subject's last token is the policy's name."""
+
+
+class Finding(Part, kw_only=True):
+    """One thing that appraisal found."""
+
+    code: str
+    """Stable, of ``attestream.appraisal.findings``."""
+    layer: str
+    """``identity``, ``quote``, ``boot`` or ``runtime``."""
+    severity: str
+    """``info``, ``warning`` or ``failure``."""
+    culprit: str
+    """The path, PCR or event that is to blame; empty when there is none."""
+    message: str
+    remedy: str
+
+
+class Event(Message, kw_only=True, tag="event"):
+    """A change that is on the record. Ids are stable: a repeated publication has the same id."""
+
+    id: str
+    kind: EventKind
+    agent_id: str
+    """Or the policy's name for ``policy-published``."""
+    at: int
+    """Unix time in milliseconds."""
+    event_number: int = 0
+    """Counts the verifier's events of an agent from 1."""
+    enrolment: int = 0
+    standing: Standing = Standing.UNKNOWN
+    """After the event."""
+    before: Standing = Standing.UNKNOWN
+    policy: str = ""
+    """``name@version``."""
+    findings: list[Finding] = []
+    command_id: str = ""
+    """The command that caused it."""
+    worker: str = ""
+    fence: int = 0
+    """Lease revision of the partition's owner."""
+    cause_at: int = 0
+    """Unix time in milliseconds at which the evidence behind it was received."""
+
+
+class Result(Message, kw_only=True, tag="result"):
+    """The attestation result of an agent, valid until ``expires_at`` and not a moment longer."""
+
+    agent_id: str
+    standing: Standing
+    at: int
+    """Unix time of the appraisal in milliseconds."""
+    expires_at: int
+    seq: int
+    """Challenge that it rests on."""
+    event_number: int
+    enrolment: int
+    policy: str
+    findings: list[Finding] = []
+    worker: str
+    fence: int
+
+
+class Revocation(Message, kw_only=True, tag="revocation"):
+    """Tells everyone who relied on an agent to stop."""
+
+    id: str
+    """Stable: the id of the event that it follows from."""
+    agent_id: str
+    at: int
+    """Unix time of the failing transition in milliseconds."""
+    signed_at: int
+    standing: Standing
+    enrolment: int
+    policy: str
+    findings: list[Finding]
+
+
+class Signed(Message, kw_only=True, tag="signed"):
+    """An envelope: ``signature`` by key ``key_id`` over ``b"attestream/signed/1" || algorithm || 0x00 || payload``."""
+
+    payload: bytes
+    """The encoded message, exactly as it was signed."""
+    key_id: str
+    """First 16 hex digits of SHA-256 over the SubjectPublicKeyInfo in DER."""
+    algorithm: str
+    """``ed25519`` or ``rsa-pss-sha256``."""
+    signature: bytes
+
+
+class DeadLetter(Message, kw_only=True, tag="dead"):
+    """A message that can not be processed, with the reason."""
+
+    stream: str
+    subject: str
+    sequence: int
+    deliveries: int
+    at: int
+    code: str
+    message: str
+    data: bytes
+    """The first 64 KiB of the message."""
+
+
+def signed_bytes(algorithm: str, payload: bytes) -> bytes:
+    """Return what the signature of a :class:`Signed` envelope covers."""
+    return b"attestream/signed/1" + algorithm.encode("ascii") + b"\x00" + payload

@@ -1,0 +1,133 @@
+"""Streams and buckets of a cluster, declared once; ``attestream.bus`` creates and reconciles them at start."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas import subjects
+from schemas.base import Part
+
+
+class Transform(Part, kw_only=True):
+    """A subject transform of the server."""
+
+    source: str
+    target: str
+
+
+class Stream(Part, kw_only=True):
+    """A JetStream stream. Times are in seconds, sizes in bytes; 0 means no limit."""
+
+    name: str
+    doc: str
+    subjects: list[str]
+    work_queue: bool = False
+    transform: Transform | None = None
+    republish: Transform | None = None
+    max_age_s: int = 0
+    max_bytes: int = 0
+    last_per_subject: bool = False
+    message_ttl: bool = False
+    marker_ttl_s: int = 0
+    """How long a delete marker announces an expired message; 0: none is made."""
+    duplicate_window_s: int = 120
+    deny_delete: bool = False
+
+
+class Bucket(Part, kw_only=True):
+    """A key-value bucket. Per-key lifetimes are given with each write."""
+
+    name: str
+    doc: str
+    in_memory: bool = False
+    message_ttl: bool = False
+    marker_ttl_s: int = 0
+
+
+_DAY: Final = 86_400
+
+EVIDENCE: Final = Stream(
+    name="EVIDENCE",
+    doc="Evidence that carries news, hellos and change notices; acknowledged after their effects are on the record.",
+    subjects=[subjects.EVIDENCE_IN],
+    work_queue=True,
+    transform=Transform(
+        source=subjects.EVIDENCE_IN,
+        target=f"att.evidence.{{{{partition({subjects.PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}",
+    ),
+    max_age_s=_DAY,
+    max_bytes=8 << 30,
+    duplicate_window_s=30,
+)
+COMMANDS: Final = Stream(
+    name="COMMANDS",
+    doc="Tenant commands, executed in order by the owner of the partition.",
+    subjects=[subjects.COMMAND_IN],
+    work_queue=True,
+    transform=Transform(
+        source=subjects.COMMAND_IN,
+        target=f"att.command.{{{{partition({subjects.PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}",
+    ),
+    max_age_s=7 * _DAY,
+    max_bytes=1 << 30,
+)
+EVENTS: Final = Stream(
+    name="EVENTS",
+    doc="Every change of standing: the record.",
+    subjects=[subjects.EVENTS],
+    max_age_s=400 * _DAY,
+    max_bytes=32 << 30,
+)
+RESULTS: Final = Stream(
+    name="RESULTS",
+    doc="The last attestation result of each agent. A message lives as long as its lease; the server announces its end.",
+    subjects=[subjects.RESULTS, subjects.RESULT_FENCES],
+    last_per_subject=True,
+    message_ttl=True,
+    marker_ttl_s=_DAY,
+)
+REVOCATIONS: Final = Stream(
+    name="REVOCATIONS",
+    doc="Signed revocations, also republished to connected agents.",
+    subjects=[subjects.REVOCATIONS],
+    republish=Transform(source=subjects.REVOCATIONS, target="att.revoked.{{wildcard(1)}}"),
+    max_age_s=400 * _DAY,
+    max_bytes=4 << 30,
+    deny_delete=True,
+)
+DEAD: Final = Stream(
+    name="DEAD",
+    doc="What could not be processed, with the reason.",
+    subjects=[subjects.DEAD],
+    max_age_s=30 * _DAY,
+    max_bytes=1 << 30,
+)
+STREAMS: Final = (EVIDENCE, COMMANDS, EVENTS, RESULTS, REVOCATIONS, DEAD)
+
+CLUSTER: Final = Bucket(name="attestream", doc="Cluster facts: partition count, policies by name, public keys.")
+WORKERS: Final = Bucket(
+    name="workers", doc="Heartbeats of verifier workers.", in_memory=True, message_ttl=True, marker_ttl_s=5
+)
+LEASES: Final = Bucket(
+    name="leases", doc="Who owns which partition.", in_memory=True, message_ttl=True, marker_ttl_s=5
+)
+BUCKETS: Final = (CLUSTER, WORKERS, LEASES)
+
+POLICIES: Final = "policies"
+"""Object bucket of policy documents, each named by its SHA-256."""
+OBJECT_BUCKETS: Final = (POLICIES,)
+
+KEY_PARTITIONS: Final = "partitions"
+"""Key in :data:`CLUSTER` with the number of partitions, as decimal text."""
+KEY_NOTIFIER: Final = "keys.notifier"
+"""Prefix of keys in :data:`CLUSTER`, ``keys.notifier.<key id>``: public keys of the notifier (PEM)."""
+
+
+def policy_key(name: str, version: int) -> str:
+    """Return the key in :data:`CLUSTER` of a policy's version."""
+    return f"policy.{name.replace('.', '=')}.{version}"
+
+
+def policy_keys(name: str = "") -> str:
+    """Return the wildcard over the versions of policy ``name``, or of all policies."""
+    return f"policy.{name.replace('.', '=')}.*" if name else "policy.*.*"
