@@ -1,0 +1,298 @@
+"""The configuration of every service and of the command line: one TOML file and the environment.
+
+Each section of the file is one structure below; a setting's default is the field's default. A section may be left out.
+``ATTESTREAM_<SECTION>_<KEY>`` (``ATTESTREAM_VERIFIER_LEASE_FLOOR_S=60``) overrides a setting: text is taken as it is, any
+other value is written as in TOML, and a list of texts may also be given with commas. Empty text takes away a file that has a
+default. Relative paths, also those in ``sqlite:///`` URLs, are relative to the directory of the file, or to the working
+directory when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from attestream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from attestream.bus.connection import BusSettings
+
+CONFIG_VARIABLE: Final = "ATTESTREAM_CONFIG"
+"""Environment variable with the path of the configuration file."""
+
+FILE_NAME: Final = "attestream.toml"
+"""Name of the configuration file in a data directory."""
+
+MAX_FILE_BYTES: Final = 1_048_576
+"""Largest configuration file that is read, in bytes."""
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
+
+
+class DatabaseUrl(str):
+    """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
+
+    __slots__ = ()
+
+
+class Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A section of the file."""
+
+
+class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[bus]``: how to reach NATS."""
+
+    urls: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
+    """Servers to try; default the local one."""
+    connect_timeout_s: Seconds = 5.0
+    """Seconds after which a server that does not answer counts as unreachable; default 5."""
+    reconnect_spread_s: Seconds = 2.0
+    """Seconds over which the clients of a lost server spread their return; default 2."""
+
+    def settings(self, name: str) -> BusSettings:
+        """Return the settings with which a client called ``name`` connects."""
+        from attestream.bus.connection import BusSettings  # a command line that only prints help need not load NATS
+
+        return BusSettings(
+            urls=self.urls,
+            name=name,
+            connect_timeout_s=self.connect_timeout_s,
+            reconnect_spread_s=self.reconnect_spread_s,
+        )
+
+
+class LogConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[log]``: the log of services, one line per record on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written; default ``info``."""
+    format: Literal["text", "json"] = "text"
+    """``text`` for people or ``json``, one document per line; default ``text``."""
+
+
+class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[registrar]``: enrolment."""
+
+    database_url: DatabaseUrl = DatabaseUrl("sqlite:///registrar.db")
+    """Where enrolments are kept; default SQLite beside the configuration file."""
+    accept_ek: Literal["any", "certificate"] = "certificate"
+    """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store``, or
+    ``any``; default ``certificate``."""
+    ek_store: Path | None = None
+    """Directory of TPM makers' CA certificates (PEM or DER); no default."""
+    challenge_lifetime_s: Seconds = 60.0
+    """Seconds in which an agent must prove an enrolment challenge; default 60."""
+
+
+class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[verifier]``: a worker of the verifier."""
+
+    database_url: DatabaseUrl = DatabaseUrl("sqlite:///verifier.db")
+    """Where agents and their state are kept, common to all workers; default SQLite beside the configuration file."""
+    cluster_secret_file: Path = Path("keys/cluster.secret")
+    """File with 32 or more random bytes that nonces are made from, the same for all workers; default
+    ``keys/cluster.secret``."""
+    challenges_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 500
+    """Most challenges that wait for an answer at one time, per worker; default 500."""
+    challenge_timeout_ms: Milliseconds = 5_000
+    """Milliseconds after which a challenge counts as missed; default 5000."""
+    missed_before_unreachable: Annotated[int, Meta(ge=1, le=1_000)] = 3
+    """Missed challenges in a row after which an agent is unreachable; default 3."""
+    lease_floor_s: Seconds = 30.0
+    """Shortest life of a result in seconds; an agent's own lease can not be shorter; default 30."""
+    flush_ms: Milliseconds = 250
+    """Milliseconds over which changes are gathered before they are written to the database; default 250."""
+    worker_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")] = ""
+    """Name of this worker, unique among those alive; empty (default): a random one."""
+    partition_lease_s: Annotated[int, Meta(ge=1, le=60)] = 2
+    """Seconds after which the partitions of a silent worker pass to others; default 2."""
+
+
+class Webhook(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[[notifier.webhooks]]``: a receiver of revocations."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
+    """Unique and stable: the receiver's place in the stream is kept under it."""
+    url: Annotated[str, Meta(pattern=r"^https?://")]
+    """Where revocations are posted."""
+    ca_file: Path | None = None
+    """PEM file of the CAs that may vouch for the receiver; default: those of the system."""
+    client_cert: Path | None = None
+    """PEM file of the certificate that the notifier shows; no default."""
+    client_key: Path | None = None
+    """PEM file of that certificate's key; no default."""
+    token_file: Path | None = None
+    """File with a bearer token; no default."""
+    timeout_s: Seconds = 10.0
+    """Seconds that the receiver has to answer; default 10."""
+
+
+class NotifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[notifier]``: signs and delivers revocations."""
+
+    signing_key_file: Path = Path("keys/revocation.pem")
+    """PEM file of the private key that signs revocations; default ``keys/revocation.pem``."""
+    webhooks: list[Webhook] = []
+    """Receivers; default none."""
+    retry_base_s: Seconds = 1.0
+    """Seconds before the first repetition of a failed delivery; each further wait is longer; default 1."""
+
+
+class AgentConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[agent]``: the agent of one machine."""
+
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,80}\Z")] = ""
+    """The agent's id; empty (default): one is made at the first start and kept in ``data_dir``."""
+    tcti: str = "device:/dev/tpmrm0"
+    """How the TPM is reached, in the words of ``tpm2-tss``; default the kernel's resource manager."""
+    data_dir: Path = Path("agent")
+    """Directory of the agent's keys and state; default ``agent``."""
+    ek: Literal["rsa2048", "p256"] = "rsa2048"
+    """Kind of endorsement key; default ``rsa2048``."""
+    ak: Literal["rsa2048", "p256"] = "rsa2048"
+    """Kind of attestation key; default ``rsa2048``."""
+    ak_scheme: Literal["", "rsassa", "rsapss", "ecdsa"] = ""
+    """Signing scheme of the attestation key; empty (default): RSASSA or ECDSA, whichever fits the key."""
+    ima_log: Path | None = Path("/sys/kernel/security/ima/binary_runtime_measurements")
+    """The kernel's IMA log; default where securityfs has it."""
+    ima_log_format: Literal["binary", "ascii"] = "binary"
+    """Form of ``ima_log``; default ``binary``."""
+    boot_log: Path | None = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+    """The firmware's event log; default where securityfs has it."""
+    revocation_keys: list[Path] = []
+    """PEM files of the public keys whose revocations are believed; default none."""
+    revocation_hook: list[str] = []
+    """Command and arguments that a verified revocation is handed to, as JSON on standard input; default none."""
+    poll_ms: Milliseconds = 50
+    """Milliseconds between two looks at the IMA log; default 50."""
+
+
+class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    bus: BusConfig = BusConfig()
+    log: LogConfig = LogConfig()
+    registrar: RegistrarConfig = RegistrarConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    notifier: NotifierConfig = NotifierConfig()
+    agent: AgentConfig = AgentConfig()
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Config:
+    """Return the configuration in ``path``, or the defaults for ``None``, overridden by ``environment``.
+
+    :raises ConfigError: when the file can not be read, is not TOML, or a setting is unknown or has a wrong value.
+    """
+    document = _read(path) if path is not None else {}
+    _override(document, environment)
+    _clear(document)
+    try:
+        config = msgspec.convert(document, Config, strict=True, dec_hook=_from_text)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(error, path, environment)) from error
+    return _anchored(config, (path.parent if path is not None else Path()).absolute())
+
+
+def path_from(environment: Mapping[str, str]) -> Path | None:
+    """Return the configuration file that ``ATTESTREAM_CONFIG`` names, if it does."""
+    value = environment.get(CONFIG_VARIABLE, "")
+    return Path(value) if value else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} has {size} bytes; a configuration has at most {MAX_FILE_BYTES}")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"can not read the configuration {path}: {error.strerror or error}",
+            remedy="Give the right path, or make a configuration with `attestream init --data-dir DIR`.",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for field in msgspec.structs.fields(Config):
+        prefix = f"ATTESTREAM_{field.name.upper()}_"
+        hints = get_type_hints(field.type)
+        for variable in sorted(name for name in environment if name.startswith(prefix)):
+            key = variable.removeprefix(prefix).lower()
+            if key not in hints:
+                raise ConfigError(f"{variable}: section `{field.name}` has no setting `{key}`")
+            section = document.setdefault(field.name, {})
+            if isinstance(section, dict):
+                section[key] = _value(hints[key], environment[variable], variable)
+
+
+def _clear(document: dict[str, Any]) -> None:
+    """Turn empty text into the absence of a value where a setting may be absent: TOML has no null."""
+    for field in msgspec.structs.fields(Config):
+        section = document.get(field.name)
+        if isinstance(section, dict):
+            for key, hint in get_type_hints(field.type).items():
+                if section.get(key) == "" and type(None) in get_args(hint):
+                    section[key] = None
+
+
+def _value(hint: Any, text: str, variable: str) -> Any:
+    if hint is str or hint is Path or hint is DatabaseUrl or get_origin(hint) is Literal or Path in get_args(hint):
+        return text
+    if hint in (list[str], list[Path]) and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{variable} is not a TOML value: {error}") from error
+
+
+def _from_text(kind: type, value: Any) -> Any:
+    if kind in (Path, DatabaseUrl) and isinstance(value, str):
+        if not value:
+            raise ValueError("Expected text that is not empty")
+        return kind(value)
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+
+
+def _explain(error: msgspec.ValidationError, path: Path | None, environment: Mapping[str, str]) -> str:
+    what, _, place = str(error).partition(" - at `$")
+    where = place.rstrip("`").lstrip(".")
+    variable = f"ATTESTREAM_{where.replace('.', '_').upper()}"
+    source = variable if variable in environment else str(path)
+    setting = f"setting `{where}`: " if where else ""
+    return f"{source}: {setting}{what[:1].lower()}{what[1:]}"
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _anchored(section: S, base: Path) -> S:
+    changes: dict[str, Any] = {}
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
+        anchored = _anchored_value(value, base)
+        if anchored is not value:
+            changes[field.name] = anchored
+    return msgspec.structs.replace(section, **changes) if changes else section
+
+
+def _anchored_value(value: Any, base: Path) -> Any:
+    match value:
+        case Path():
+            return Path(os.path.normpath(base / value.expanduser()))
+        case DatabaseUrl() if value.startswith("sqlite:///") and not value.startswith(("sqlite:////", "sqlite:///:memory:")):
+            return DatabaseUrl(f"sqlite:///{base / value.removeprefix('sqlite:///')}")
+        case Section():
+            return _anchored(value, base)
+        case list():
+            return [_anchored_value(item, base) for item in value]
+    return value
