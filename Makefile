@@ -1,0 +1,34 @@
+# Everything runs in .venv, which `make install` makes; see scripts/install.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench lock clean
+
+python := .venv/bin/python
+
+help: ## Say what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+install: ## Install what is missing: Debian packages and .venv
+	@scripts/install
+
+demo: install ## Watch a machine being enrolled, attested, tampered with and revoked
+	@$(python) -m attestream.cli demo
+
+test: ## Install and run the tests; args="-k name" passes arguments to pytest
+	@scripts/install --test
+	@$(python) -m pytest $(args)
+
+check: install ## Lint, formatting, types and import rules
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+	@.venv/bin/lint-imports
+
+bench: install ## Measure; only=NAME measures one part
+	@$(python) -m bench $(if $(only),--only $(only))
+
+lock: ## Resolve the dependencies anew (needs uv)
+	@scripts/lock
+
+clean: ## Remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
