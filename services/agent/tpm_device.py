@@ -1,0 +1,317 @@
+"""The machine's TPM: its keys, quotes and PCRs, through TSS2 and any TCTI.
+
+Each operation opens the TPM, does its work, flushes what it loaded and closes it again: another program may want the TPM
+between two of ours, and swtpm serves one connection at a time. All calls block: run them in a thread, not in the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from tpm2_pytss import (
+    ESAPI,
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_SE,
+    TPM2B_ENCRYPTED_SECRET,
+    TPM2B_ID_OBJECT,
+    TPM2B_PRIVATE,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPML_PCR_SELECTION,
+    TPMS_CONTEXT,
+    TPMT_SYM_DEF,
+    TSS2_Exception,
+)
+from tpm2_pytss.utils import NVReadEK, create_ek_template
+
+from attestream.errors import AttestreamError, MalformedError, TpmError
+from services.agent.private_file import read_private, write_private
+from services.agent.tpm_nv import ek_certificates
+from services.agent.tpm_templates import EK_KINDS, attestation_key, check_kinds, storage_root
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_BUSY_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 0.25
+_KEY_FILE_LIMIT: Final = 16_384
+
+_LAYER: Final = 0xFFFF0000
+_TPM_LAYERS: Final = (0x00000000, 0x000B0000)  # the TPM itself, or the resource manager in its stead
+_PASSING: Final = frozenset((0x902, 0x903, 0x904, 0x908, 0x90A, 0x922))
+"""TPM_RC_OBJECT_MEMORY, SESSION_MEMORY, MEMORY, YIELDED, TESTING, RETRY: the TPM is in use, or not ready."""
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """The AK as it is kept in the data directory: both blobs are useless outside their TPM."""
+
+    kind: str
+    public: bytes
+    private: bytes
+
+
+class EndorsementKey(msgspec.Struct, frozen=True):
+    """The EK's public part and what its manufacturer says of it."""
+
+    public: bytes
+    """TPM2B_PUBLIC."""
+    certificates: list[bytes]
+
+
+class TpmDevice:
+    """A TPM behind a TCTI string such as ``device:/dev/tpmrm0`` or ``swtpm:host=127.0.0.1,port=2321``.
+
+    :param data_dir: where the AK's blobs are kept (file ``ak.key``, mode 0600).
+    :param ek: ``rsa2048`` or ``p256``.
+    :param ak: ``rsa2048`` (RSASSA), ``rsa2048-pss`` or ``p256`` (ECDSA), all with SHA-256.
+    :param busy_s: how long a TPM that is busy or away is waited for, in seconds.
+    :raises ConfigError: on an unknown kind of key.
+    """
+
+    def __init__(
+        self, tcti: str, data_dir: Path, *, ek: str = "rsa2048", ak: str = "rsa2048", busy_s: float = _BUSY_S
+    ) -> None:
+        check_kinds(ek, ak)
+        # Failures reach the caller with their text; TSS2's own log would print each one a second time.
+        os.environ.setdefault("TSS2_LOG", "all+NONE")
+        self._tcti = tcti
+        self._ek_kind = ek
+        self._ak_kind = ak
+        self._key_file = data_dir / "ak.key"
+        self._busy_s = busy_s
+        self._lock = threading.Lock()
+        self._stored: StoredKey | None = None
+        self._saved: TPMS_CONTEXT | None = None
+
+    def endorsement_key(self) -> EndorsementKey:
+        """Derive the EK and read its certificates.
+
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+
+        def derive(tpm: ESAPI) -> EndorsementKey:
+            with self._endorsement(tpm) as (_, public):
+                return EndorsementKey(public=public.marshal(), certificates=ek_certificates(tpm, self._ek_kind))
+
+        return self._run("derive the EK", derive)
+
+    def attestation_key(self) -> bytes:
+        """Return the AK's TPM2B_PUBLIC. A new AK is made only when there is none that this TPM can load.
+
+        :raises TpmError: when the TPM refuses or can not be reached.
+        :raises ConfigError: when the data directory can not be used.
+        """
+
+        def public(tpm: ESAPI) -> bytes:
+            with self._attestation(tpm):
+                return self._stored.public if self._stored else b""
+
+        return self._run("load the AK", public)
+
+    def activate(self, credential: bytes, secret: bytes) -> bytes:
+        """Return what was sealed to this TPM's EK and AK (TPM2_ActivateCredential, TPM 2.0 Part 3, section 12.5).
+
+        :param credential: TPM2B_ID_OBJECT; :param secret: TPM2B_ENCRYPTED_SECRET.
+        :raises MalformedError: when one of them is not such a structure.
+        :raises TpmError: when they were made for other keys, or the TPM can not be reached.
+        """
+        try:
+            blob, used = TPM2B_ID_OBJECT.unmarshal(credential)
+            seed, used_seed = TPM2B_ENCRYPTED_SECRET.unmarshal(secret)
+        except TSS2_Exception as error:
+            raise MalformedError("the registrar's credential is not a TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET") from error
+        if used != len(credential) or used_seed != len(secret):
+            raise MalformedError("the registrar's credential is followed by more bytes")
+
+        def activate(tpm: ESAPI) -> bytes:
+            with self._attestation(tpm) as ak, self._endorsement(tpm) as (ek, _), _endorsement_session(tpm) as session:
+                return bytes(tpm.activate_credential(ak, ek, blob, seed, session1=ESYS_TR.PASSWORD, session2=session))
+
+        return self._run("activate the credential", activate)
+
+    def quote(self, qualifying: bytes, banks: Mapping[str, Sequence[int]]) -> tuple[bytes, bytes]:
+        """Return TPMS_ATTEST and TPMT_SIGNATURE of a quote by the AK over ``banks`` (bank -> PCR indexes).
+
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+        selection = _selection(banks)
+
+        def quote(tpm: ESAPI) -> tuple[bytes, bytes]:
+            with self._attestation(tpm) as ak:
+                attest, signature = tpm.quote(ak, selection, qualifying)
+                return bytes(attest), bytes(signature.marshal())
+
+        return self._run("quote", quote)
+
+    def read_pcrs(self, banks: Mapping[str, Sequence[int]]) -> dict[str, dict[int, bytes]]:
+        """Return the values of ``banks`` (bank -> PCR indexes); a bank or PCR that the TPM does not have is left out.
+
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+
+        def read(tpm: ESAPI) -> dict[str, dict[int, bytes]]:
+            values: dict[str, dict[int, bytes]] = {}
+            for bank, indexes in banks.items():
+                wanted = list(indexes)
+                while wanted:
+                    _, answered, digests = tpm.pcr_read(_selection({bank: wanted}))
+                    got = _indexes(answered)
+                    if not got:
+                        break
+                    values.setdefault(bank, {}).update(zip(got, (bytes(digest) for digest in digests), strict=True))
+                    wanted = [index for index in wanted if index not in got]
+            return values
+
+        return self._run("read PCRs", read)
+
+    @contextlib.contextmanager
+    def _endorsement(self, tpm: ESAPI) -> Iterator[tuple[ESYS_TR, TPM2B_PUBLIC]]:
+        # A template or nonce that the manufacturer left in NV is honoured: without it the certificate would not match.
+        _, template = create_ek_template(EK_KINDS[self._ek_kind], NVReadEK(tpm))
+        handle, public, *_ = tpm.create_primary(TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT)
+        try:
+            yield handle, public
+        finally:
+            _flush(tpm, handle)
+
+    @contextlib.contextmanager
+    def _attestation(self, tpm: ESAPI) -> Iterator[ESYS_TR]:
+        handle = self._from_context(tpm)
+        if handle is None:
+            handle = self._from_file(tpm)
+        if handle is None:
+            handle = self._make(tpm)
+        try:
+            yield handle
+        finally:
+            _flush(tpm, handle)
+
+    def _from_context(self, tpm: ESAPI) -> ESYS_TR | None:
+        """Load the AK from a context that the TPM saved for us: milliseconds, where its parent must be derived otherwise."""
+        if self._saved is None:
+            return None
+        try:
+            return tpm.context_load(self._saved)
+        except TSS2_Exception as error:
+            if not _refused_for_good(error):
+                raise
+            self._saved = None  # the TPM was reset since
+            return None
+
+    def _from_file(self, tpm: ESAPI) -> ESYS_TR | None:
+        stored = self._stored or self._read_key()
+        if stored is None:
+            return None
+        try:
+            public, _ = TPM2B_PUBLIC.unmarshal(stored.public)
+            private, _ = TPM2B_PRIVATE.unmarshal(stored.private)
+            with _storage_root(tpm) as parent:
+                handle = tpm.load(parent, private, public)
+        except TSS2_Exception as error:
+            if not _refused_for_good(error):
+                raise
+            _log.warning("the stored AK does not load in this TPM (%s): a new one will be made", error)
+            return None
+        self._stored = stored
+        self._saved = tpm.context_save(handle)
+        return handle
+
+    def _make(self, tpm: ESAPI) -> ESYS_TR:
+        with _storage_root(tpm) as parent:
+            private, public, *_ = tpm.create(parent, TPM2B_SENSITIVE_CREATE(), attestation_key(self._ak_kind))
+            stored = StoredKey(kind=self._ak_kind, public=public.marshal(), private=private.marshal())
+            write_private(self._key_file, msgspec.msgpack.encode(stored))
+            handle = tpm.load(parent, private, public)
+        _log.info("made a new AK (%s) in %s", self._ak_kind, self._key_file)
+        self._stored = stored
+        self._saved = tpm.context_save(handle)
+        return handle
+
+    def _read_key(self) -> StoredKey | None:
+        data = read_private(self._key_file, _KEY_FILE_LIMIT)
+        if data is None:
+            return None
+        try:
+            stored = msgspec.msgpack.decode(data, type=StoredKey)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _log.warning("%s is damaged: a new AK will be made", self._key_file)
+            return None
+        if stored.kind != self._ak_kind:
+            _log.info("the stored AK is of kind %s, configured is %s: a new one will be made", stored.kind, self._ak_kind)
+            return None
+        return stored
+
+    def _run(self, what: str, operation: Callable[[ESAPI], _T]) -> _T:
+        """Do ``operation`` on the opened TPM; while it is busy or away, try again until ``busy_s`` is over."""
+        deadline = time.monotonic() + self._busy_s
+        pause = _FIRST_PAUSE_S
+        with self._lock:
+            while True:
+                try:
+                    with ESAPI(self._tcti) as tpm:
+                        return operation(tpm)
+                except TSS2_Exception as error:
+                    if _refused_for_good(error) or time.monotonic() + pause > deadline:
+                        raise TpmError(f"the TPM did not {what}: {error}") from error
+                except AttestreamError:
+                    raise
+                except (RuntimeError, ValueError) as error:  # tpm2-pytss's own checks of a TCTI string or an argument
+                    raise TpmError(f"the TPM can not {what}: {error}") from error
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+@contextlib.contextmanager
+def _storage_root(tpm: ESAPI) -> Iterator[ESYS_TR]:
+    handle, *_ = tpm.create_primary(TPM2B_SENSITIVE_CREATE(), storage_root(), ESYS_TR.OWNER)
+    try:
+        yield handle
+    finally:
+        _flush(tpm, handle)
+
+
+@contextlib.contextmanager
+def _endorsement_session(tpm: ESAPI) -> Iterator[ESYS_TR]:
+    """A policy session that satisfies the EK template's PolicyA: PolicySecret(TPM_RH_ENDORSEMENT)."""
+    session = tpm.start_auth_session(
+        ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL), TPM2_ALG.SHA256
+    )
+    try:
+        tpm.policy_secret(ESYS_TR.ENDORSEMENT, session, expiration=0)
+        yield session
+    finally:
+        # ActivateCredential ends the session itself; it is still there only when something failed before.
+        _flush(tpm, session)
+
+
+def _flush(tpm: ESAPI, handle: ESYS_TR) -> None:
+    with contextlib.suppress(TSS2_Exception):
+        tpm.flush_context(handle)
+
+
+def _refused_for_good(error: TSS2_Exception) -> bool:
+    """Whether the TPM itself has refused, and would again: not a transport that failed, nor a TPM that is busy."""
+    return (error.rc & _LAYER) in _TPM_LAYERS and (error.rc & ~_LAYER) not in _PASSING
+
+
+def _selection(banks: Mapping[str, Sequence[int]]) -> TPML_PCR_SELECTION:
+    text = "+".join(f"{bank}:{','.join(str(index) for index in indexes)}" for bank, indexes in banks.items())
+    return TPML_PCR_SELECTION.parse(text)
+
+
+def _indexes(selection: TPML_PCR_SELECTION) -> list[int]:
+    """Return the PCR indexes of the first bank in ``selection``, ascending."""
+    for bank in selection:
+        bits = int.from_bytes(bytes(bank.pcrSelect)[: bank.sizeofSelect], "little")
+        return [index for index in range(bits.bit_length()) if bits >> index & 1]
+    return []
