@@ -36,7 +36,7 @@ from tpm2_pytss.utils import NVReadEK, create_ek_template
 from attestream.errors import AttestreamError, MalformedError, TpmError
 from services.agent.private_file import read_private, write_private
 from services.agent.tpm_nv import ek_certificates
-from services.agent.tpm_templates import EK_KINDS, attestation_key, check_kinds, storage_root
+from services.agent.tpm_templates import EK_KINDS, attestation_key, attestation_kind, endorsement_kind, storage_root
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ _PASSING: Final = frozenset((0x902, 0x903, 0x904, 0x908, 0x90A, 0x922))
 class StoredKey(msgspec.Struct, frozen=True):
     """The AK as it is kept in the data directory: both blobs are useless outside their TPM."""
 
-    kind: str
+    kind: tuple[str, str]
     public: bytes
     private: bytes
 
@@ -73,20 +73,27 @@ class TpmDevice:
 
     :param data_dir: where the AK's blobs are kept (file ``ak.key``, mode 0600).
     :param ek: ``rsa2048`` or ``p256``.
-    :param ak: ``rsa2048`` (RSASSA), ``rsa2048-pss`` or ``p256`` (ECDSA), all with SHA-256.
+    :param ak: ``rsa2048`` or ``p256``.
+    :param ak_scheme: ``rsassa`` or ``rsapss``, ``ecdsa``; empty: the first that fits. The hash is SHA-256 in each case.
     :param busy_s: how long a TPM that is busy or away is waited for, in seconds.
     :raises ConfigError: on an unknown kind of key.
     """
 
     def __init__(
-        self, tcti: str, data_dir: Path, *, ek: str = "rsa2048", ak: str = "rsa2048", busy_s: float = _BUSY_S
+        self,
+        tcti: str,
+        data_dir: Path,
+        *,
+        ek: str = "rsa2048",
+        ak: str = "rsa2048",
+        ak_scheme: str = "",
+        busy_s: float = _BUSY_S,
     ) -> None:
-        check_kinds(ek, ak)
+        self._ek_kind = endorsement_kind(ek)
+        self._ak_kind = attestation_kind(ak, ak_scheme)
         # Failures reach the caller with their text; TSS2's own log would print each one a second time.
         os.environ.setdefault("TSS2_LOG", "all+NONE")
         self._tcti = tcti
-        self._ek_kind = ek
-        self._ak_kind = ak
         self._key_file = data_dir / "ak.key"
         self._busy_s = busy_s
         self._lock = threading.Lock()
@@ -232,7 +239,7 @@ class TpmDevice:
             stored = StoredKey(kind=self._ak_kind, public=public.marshal(), private=private.marshal())
             write_private(self._key_file, msgspec.msgpack.encode(stored))
             handle = tpm.load(parent, private, public)
-        _log.info("made a new AK (%s) in %s", self._ak_kind, self._key_file)
+        _log.info("made a new AK (%s) in %s", " ".join(self._ak_kind), self._key_file)
         self._stored = stored
         self._saved = tpm.context_save(handle)
         return handle
@@ -247,7 +254,7 @@ class TpmDevice:
             _log.warning("%s is damaged: a new AK will be made", self._key_file)
             return None
         if stored.kind != self._ak_kind:
-            _log.info("the stored AK is of kind %s, configured is %s: a new one will be made", stored.kind, self._ak_kind)
+            _log.info("the stored AK is of another kind than is configured now: a new one will be made")
             return None
         return stored
 
