@@ -59,8 +59,10 @@ def violation(path: str, *, template: str = "ima-ng", pcr: int = 10) -> Record:
 
 
 def extend_value(record: Record, bank: str) -> bytes:
-    """Return what the kernel extends into PCR ``record.pcr`` of ``bank``: the bank's digest of the template data, or ones for a
-    violation (``ima_queue.c``, ``ima_add_template_entry``)."""
+    """Return what the kernel extends into PCR ``record.pcr`` of ``bank``.
+
+    That is the bank's digest of the template data, or ones for a violation (``ima_queue.c``, ``ima_add_template_entry``).
+    """
     digest = hashlib.new(bank, record.template_data).digest()
     return b"\xff" * len(digest) if record.violation else digest
 

@@ -1,0 +1,225 @@
+"""The appraisal of one evidence: from the signature outwards, each step only over what the one before has proven."""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from collections.abc import Mapping
+
+import msgspec
+
+from attestream.appraisal.clock import note_boot, restarted, went_back
+from attestream.appraisal.collector import Collector
+from attestream.appraisal.policy import CompiledPolicy
+from attestream.appraisal.runtime import appraise_log
+from attestream.appraisal.state import AttesterState
+from attestream.errors import MalformedError, SignatureError, UnsupportedError
+from attestream.ima.log import IMA_PCR
+from attestream.ima.memo import Memo
+from attestream.tpm.public import Public
+from attestream.tpm.quote import pcr_digest, verify_quote_signature
+from attestream.tpm.structures import Quote, parse_signature
+from schemas.attestation import Evidence, qualifying_data
+from schemas.events import Finding
+
+
+class Verdict(enum.StrEnum):
+    """What an appraisal says."""
+
+    PASS = "pass"  # noqa: S105  # not a password
+    FAIL = "fail"
+    AGAIN = "again"
+    """Authentic but incomplete: the agent is challenged again. It renews nothing: who stays incomplete lapses."""
+
+
+class Appraisal(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of an appraisal."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    state: AttesterState
+
+
+def appraise(
+    evidence: Evidence,
+    *,
+    agent_id: str,
+    ak: Public,
+    policy: CompiledPolicy,
+    state: AttesterState,
+    now: int,  # noqa: ARG001  # part of the contract: certificates and signatures have lifetimes, quotes have not
+    memo: Memo | None = None,
+) -> Appraisal:
+    """Return what ``evidence`` says about agent ``agent_id``. Bad evidence raises nothing: everything becomes a finding.
+
+    The caller has made sure that the evidence is fresh (:mod:`attestream.appraisal.freshness`) and that its parts are put
+    together.
+
+    :param ak: the enrolled attestation key.
+    :param state: of the last appraisal, or :func:`attestream.appraisal.state.fresh`.
+    :param now: reference time, Unix time in milliseconds.
+    :param memo: parsed log entries of the fleet; only saves time.
+    """
+    findings = Collector()
+    quote = _authenticate(evidence, agent_id, ak, state, findings)
+    if quote is None:
+        return Appraisal(Verdict.FAIL, findings.all(), _started_over(state))
+    if _is_known(evidence, quote, policy, state):
+        return Appraisal(Verdict.PASS, (), _with_clock(state, quote))
+    note_boot(quote.clock, quote.firmware, state, findings)
+    return _appraise_claims(evidence, quote, policy, state, findings, memo)
+
+
+def _authenticate(evidence: Evidence, agent_id: str, ak: Public, state: AttesterState, findings: Collector) -> Quote | None:
+    if evidence.agent_id != agent_id:
+        findings.add("identity.agent-mismatch")
+        return None
+    try:
+        quote = verify_quote_signature(ak, evidence.quote, evidence.signature)
+    except SignatureError as error:
+        findings.add("quote.signature-invalid", "", f"The enrolled attestation key did not sign the quote: {error.message}.")
+        return None
+    except MalformedError as error:
+        code = "quote.algorithm" if isinstance(error, UnsupportedError) else "quote.malformed"
+        findings.add(code, "", f"The quote is not acceptable: {error.message}.")
+        return None
+    wanted = qualifying_data(evidence.nonce, agent_id, evidence.transport_key)
+    if not hmac.compare_digest(quote.extra_data, wanted):
+        findings.add("quote.qualifying-data")
+        return None
+    if code := went_back(quote.clock, state):
+        findings.add(code, "", _clock_message(quote, state))
+        return None
+    return quote
+
+
+def _clock_message(quote: Quote, state: AttesterState) -> str:
+    now = quote.clock
+    return (
+        f"The TPM's time went back: reset, restart and clock are {now.reset_count}, {now.restart_count} and {now.clock} ms; "
+        f"they were {state.reset_count}, {state.restart_count} and {state.clock} ms."
+    )
+
+
+def _is_known(evidence: Evidence, quote: Quote, policy: CompiledPolicy, state: AttesterState) -> bool:
+    """Return whether the quote signs the very PCR values of the last good one, and nothing new comes with it.
+
+    The selection must be the policy's own: a digest alone does not tell PCR 10 from a resettable PCR with the same value.
+    """
+    return (
+        quote.pcr_digest == state.pcr_digest != b""
+        and quote.selection == policy.signed_selection
+        and state.policy == policy.digest
+        and not state.tail
+        and not restarted(quote.clock, state)
+        and quote.firmware == state.firmware
+        and (evidence.ima is None or not (evidence.ima.count or evidence.ima.data))
+    )
+
+
+def _appraise_claims(
+    evidence: Evidence,
+    quote: Quote,
+    policy: CompiledPolicy,
+    state: AttesterState,
+    findings: Collector,
+    memo: Memo | None,
+) -> Appraisal:
+    start_over = restarted(quote.clock, state) or state.policy != policy.digest
+    base = _with_clock(_started_over(state, policy) if start_over else state, quote)
+    if not evidence.pcr_values:
+        if not start_over:
+            findings.add("quote.values-missing")
+        return Appraisal(Verdict.AGAIN, findings.all(), base)
+    values = _checked_values(evidence, quote, policy, findings)
+    if values is None:
+        return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
+    _appraise_pcrs(values, policy, findings)
+    complete = True
+    if policy.runtime is not None:
+        log = appraise_log(
+            evidence.ima,
+            values[IMA_PCR],
+            bank=policy.bank,
+            policy=policy.runtime,
+            state=base,
+            rebooted=start_over,
+            findings=findings,
+            memo=memo,
+        )
+        complete = log.complete
+        if complete:
+            base = msgspec.structs.replace(base, ima_entries=log.entries, ima_pcr=log.value, tail=log.tail)
+    if findings.failed:
+        return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
+    if not complete:
+        return Appraisal(Verdict.AGAIN, findings.all(), base)
+    known = quote.pcr_digest if quote.selection == policy.signed_selection else b""
+    return Appraisal(Verdict.PASS, findings.all(), msgspec.structs.replace(base, pcr_digest=known))
+
+
+def _checked_values(
+    evidence: Evidence, quote: Quote, policy: CompiledPolicy, findings: Collector
+) -> Mapping[int, bytes] | None:
+    """Return the PCR values of the policy's bank after checking all claimed values against the quote."""
+    signed: dict[str, set[int]] = {}
+    for bank, pcrs in quote.selection:
+        if pcrs:
+            signed.setdefault(bank, set()).update(pcrs)
+    claimed = {bank: set(values) for bank, values in evidence.pcr_values.items() if values}
+    if signed != claimed:
+        findings.add("quote.selection", _difference(signed, claimed))
+        return None
+    if missing := sorted(set(policy.selection[policy.bank]) - signed.get(policy.bank, set())):
+        findings.add("quote.pcr-missing", f"PCR {missing[0]}", f"PCRs {missing} of bank {policy.bank} were not quoted.")
+        return None
+    try:
+        digest = pcr_digest(parse_signature(evidence.signature).hash, quote.selection, evidence.pcr_values)
+    except MalformedError as error:
+        findings.add("quote.pcr-digest", "", f"The claimed PCR values can not be right: {error.message}.")
+        return None
+    if digest != quote.pcr_digest:
+        findings.add("quote.pcr-digest")
+        return None
+    return evidence.pcr_values[policy.bank]
+
+
+def _difference(signed: Mapping[str, set[int]], claimed: Mapping[str, set[int]]) -> str:
+    """Return the first PCR that only one side has; none for a bank that is only claimed: its name is the agent's text."""
+    for bank, pcrs in signed.items():
+        if odd := sorted(pcrs ^ claimed.get(bank, set())):
+            return f"PCR {odd[0]} ({bank})"
+    return ""
+
+
+def _appraise_pcrs(values: Mapping[int, bytes], policy: CompiledPolicy, findings: Collector) -> None:
+    for pcr, allowed in policy.pcrs.items():
+        if values[pcr] not in allowed:
+            found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
+            findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
+
+
+def _with_clock(state: AttesterState, quote: Quote) -> AttesterState:
+    clock = quote.clock
+    return AttesterState(
+        state.policy,
+        clock.reset_count,
+        clock.restart_count,
+        clock.clock,
+        quote.firmware,
+        state.ima_entries,
+        state.ima_pcr,
+        state.tail,
+        state.pcr_digest,
+    )
+
+
+def _started_over(state: AttesterState, policy: CompiledPolicy | None = None) -> AttesterState:
+    """Return ``state`` without what it knew of PCRs and log: the next evidence must prove everything again."""
+    return AttesterState(
+        policy=state.policy if policy is None else policy.digest,
+        reset_count=state.reset_count,
+        restart_count=state.restart_count,
+        clock=state.clock,
+        firmware=state.firmware,
+    )

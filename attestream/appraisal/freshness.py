@@ -1,0 +1,57 @@
+"""Nonces that any worker of a cluster can check without having issued them, and the rule of when evidence is fresh."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from attestream.appraisal.findings import finding
+from schemas.events import Finding
+
+MAX_SKEW_MS: Final = 5_000
+"""How far the clocks of two verifier hosts may disagree."""
+
+_DOMAIN: Final = b"attestream/nonce/1"
+
+
+def nonce(secret: bytes, agent_id: str, seq: int, issued_at: int) -> bytes:
+    """Return the 32-byte nonce of challenge ``seq`` to an agent: HMAC-SHA256 (RFC 2104) under the cluster's secret.
+
+    :param issued_at: Unix time in milliseconds.
+    :raises OverflowError: when ``seq`` or ``issued_at`` is negative or has more than 64 bits.
+    """
+    name = agent_id.encode("utf-8", "surrogateescape")
+    message = _DOMAIN + len(name).to_bytes(4, "big") + name + seq.to_bytes(8, "big") + issued_at.to_bytes(8, "big")
+    return hmac.digest(secret, message, "sha256")
+
+
+def judge(
+    agent_id: str,
+    claimed: bytes,
+    seq: int,
+    issued_at: int,
+    *,
+    secret: bytes,
+    now: int,
+    last_seq: int,
+    window_ms: int,
+) -> Finding | None:
+    """Return why evidence is not fresh, or None when it is. Stale evidence says nothing about the agent's standing.
+
+    :param claimed: the evidence's nonce; ``seq`` and ``issued_at`` are the evidence's too.
+    :param last_seq: challenge of the last evidence that was judged; each is judged once.
+    :param window_ms: how long a challenge may be answered.
+    """
+    if not (0 <= seq < 1 << 63 and 0 <= issued_at < 1 << 63):
+        return finding("freshness.nonce-invalid")
+    if not hmac.compare_digest(nonce(secret, agent_id, seq, issued_at), claimed):
+        return finding("freshness.nonce-invalid")
+    if seq <= last_seq:
+        return finding("freshness.replayed", f"challenge {seq}")
+    if issued_at > now + MAX_SKEW_MS:
+        return finding("freshness.future", f"challenge {seq}")
+    if now - issued_at > window_ms:
+        return finding(
+            "freshness.stale", f"challenge {seq}", f"The challenge is {now - issued_at} ms old; {window_ms} ms are allowed."
+        )
+    return None
