@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+import logging
 import sqlite3
 import weakref
 from collections.abc import AsyncIterator, Iterator
@@ -36,6 +37,7 @@ _SQLITE_CONNECTIONS: Final = 4
 _POSTGRESQL_CONNECTIONS: Final = 8
 _READING: Final = "attestream_reading"
 
+_log = logging.getLogger(__name__)
 _migrating: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
 
@@ -89,9 +91,9 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        # The text of a database error can hold the statement's parameters: only its kind and first line go on.
-        reason = str(getattr(error, "orig", None) or error).splitlines()[:1]
-        raise StorageError(f"the database failed: {type(error).__name__}: {''.join(reason)[:200]}") from error
+        # Strangers may be told of a StorageError: the reason, which can name hosts and tables, stays in the log.
+        _log.warning("the database failed: %s: %.300s", type(error).__name__, getattr(error, "orig", None) or error)
+        raise StorageError("the database does not answer, or refuses") from error
 
 
 async def migrate(engine: AsyncEngine, package: str) -> None:
