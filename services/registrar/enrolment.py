@@ -1,0 +1,196 @@
+"""Enrolment by credential activation (TPM 2.0 Part 1, section 24), and the queries about its outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from attestream.database import reading, transaction
+from attestream.errors import EnrolmentError, MalformedError
+from attestream.tpm.credential import make_credential
+from schemas.base import encode
+from schemas.enrolment import (
+    ActivateRequest,
+    AgentQuery,
+    AgentsQuery,
+    DeleteIdentity,
+    Done,
+    EnrolChallenge,
+    Enrolled,
+    EnrolRequest,
+    Identity,
+    IdentityPage,
+    transcript,
+)
+from schemas.events import Event, EventKind, Standing
+from schemas.subjects import AGENT_ID
+from services.registrar import challenges, identities, outbox
+from services.registrar.admission import AcceptEk, TrustStore, admit
+
+SECRET_BYTES: Final = 32
+CHALLENGE_ID_BYTES: Final = 16
+_SWEEP_EVERY: Final = 256
+
+_log = logging.getLogger(__name__)
+
+
+class Registrar:
+    """Answers the registrar's requests. Keeps nothing in memory: any replica can answer any of them."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        accept_ek: AcceptEk,
+        store: TrustStore,
+        challenge_lifetime_ms: int,
+        clock: Callable[[], int],
+        recorded: Callable[[], None],
+    ) -> None:
+        """:param recorded: called after an event was written to the outbox."""
+        self._engine = engine
+        self._accept_ek: AcceptEk = accept_ek
+        self._store = store
+        self._lifetime_ms = challenge_lifetime_ms
+        self._clock = clock
+        self._recorded = recorded
+        self._since_sweep = 0
+
+    async def enrol(self, request: EnrolRequest, raw: bytes) -> EnrolChallenge:
+        """Challenge an agent. An active record is not touched.
+
+        :param raw: the request exactly as it travelled: the proof covers it.
+        :raises EnrolmentError: when the request is not admitted or the id belongs to another TPM.
+        :raises MalformedError: when a field is out of bounds or no TPM structure.
+        :raises StorageError: when the database does not answer.
+        """
+        now = self._clock()
+        admitted = admit(request, accept_ek=self._accept_ek, store=self._store, now=now)
+        secret = secrets.token_bytes(SECRET_BYTES)
+        credential, encrypted = make_credential(admitted.ek, admitted.ak.name, secret)
+        challenge = EnrolChallenge(
+            challenge_id=secrets.token_bytes(CHALLENGE_ID_BYTES),
+            credential=credential,
+            secret=encrypted,
+            expires_at=now + self._lifetime_ms,
+        )
+        proof = hmac.digest(secret, transcript(raw, encode(challenge)), "sha256")
+        async with transaction(self._engine) as connection:
+            owner = await identities.owner(connection, request.agent_id)
+            if owner and owner != admitted.ek.tpm2b:
+                raise identities.taken(request.agent_id)
+            await challenges.add(
+                connection,
+                challenge_id=challenge.challenge_id,
+                agent_id=request.agent_id,
+                now=now,
+                expires_at=challenge.expires_at,
+                proof_digest=hashlib.sha256(proof).digest(),
+                admitted=admitted,
+                transport_key=request.transport_key,
+            )
+            self._since_sweep += 1
+            if self._since_sweep >= _SWEEP_EVERY:
+                await challenges.sweep(connection, now=now)
+                self._since_sweep = 0
+        return challenge
+
+    async def activate(self, request: ActivateRequest) -> Enrolled:
+        """Judge a proof. It uses the challenge up, whatever the outcome, in the transaction that records the outcome.
+
+        :raises EnrolmentError: when there is no such challenge any more, the proof is wrong, or the id is another TPM's.
+        :raises StorageError: when the database does not answer; then the challenge is still good.
+        """
+        if not AGENT_ID.match(request.agent_id):
+            raise MalformedError("the agent id is not 1-80 characters of A-Z a-z 0-9 . _ -")
+        now = self._clock()
+        async with transaction(self._engine) as connection:
+            outcome = await self._judge(connection, request, now)
+        if isinstance(outcome, EnrolmentError):
+            _log.warning("enrolment of %r refused: %s", request.agent_id[:100], outcome.message)
+            raise outcome
+        self._recorded()
+        _log.info("agent %s enrolled as number %d", outcome.agent_id, outcome.enrolment)
+        return outcome
+
+    async def _judge(self, connection: AsyncConnection, request: ActivateRequest, now: int) -> Enrolled | EnrolmentError:
+        """Return the refusal rather than raise it: the use of the challenge must be committed."""
+        pending = await challenges.take(connection, request.challenge_id, request.agent_id)
+        if pending is None:
+            return EnrolmentError("no such challenge: it was used, replaced or never made", remedy="Enrol again.")
+        if pending.expires_at <= now:
+            return EnrolmentError("the challenge has expired", remedy="Enrol again, and activate sooner.")
+        # Digests are compared: the awaited proof itself is not kept.
+        if not hmac.compare_digest(hashlib.sha256(request.proof).digest(), pending.proof_digest):
+            return EnrolmentError("the proof is wrong: this TPM does not hold both the EK and the AK")
+        try:
+            recorded = await identities.record(connection, request.agent_id, pending.claims, now)
+        except EnrolmentError as error:
+            return error
+        if recorded.changed:
+            kind = EventKind.ENROLLED if recorded.first else EventKind.RE_ENROLLED
+            await outbox.add(connection, _event(kind, request.agent_id, recorded.enrolment, now))
+        return Enrolled(
+            agent_id=request.agent_id,
+            ak_name=pending.claims["ak_name"],
+            enrolment=recorded.enrolment,
+            at=recorded.at,
+        )
+
+    async def delete(self, request: DeleteIdentity) -> Done:
+        """Remove an enrolment and its pending challenges: the id is free.
+
+        :raises UnknownAgentError: when there is none.
+        :raises StorageError: when the database does not answer.
+        """
+        async with transaction(self._engine) as connection:
+            enrolment = await identities.remove(connection, request.agent_id)
+            await challenges.forget(connection, request.agent_id)
+            event = _event(EventKind.IDENTITY_DELETED, request.agent_id, enrolment, self._clock())
+            await outbox.add(connection, event)
+        self._recorded()
+        _log.info("identity of agent %s deleted", request.agent_id)
+        return Done()
+
+    async def identity(self, query: AgentQuery) -> Identity:
+        """Return an active identity.
+
+        :raises UnknownAgentError: when there is none.
+        :raises StorageError: when the database does not answer.
+        """
+        async with reading(self._engine) as connection:
+            return await identities.find(connection, query.agent_id)
+
+    async def identities(self, query: AgentsQuery) -> IdentityPage:
+        """Return a page of active identities.
+
+        :raises StorageError: when the database does not answer.
+        """
+        async with reading(self._engine) as connection:
+            return await identities.page(connection, query)
+
+    async def sweep(self) -> int:
+        """Remove expired and surplus challenges; return how many are pending.
+
+        :raises StorageError: when the database does not answer.
+        """
+        async with transaction(self._engine) as connection:
+            return await challenges.sweep(connection, now=self._clock())
+
+
+def _event(kind: EventKind, agent_id: str, enrolment: int, now: int) -> Event:
+    deleted = kind is EventKind.IDENTITY_DELETED
+    return Event(
+        id=f"{kind}:{agent_id}:{enrolment}",
+        kind=kind,
+        agent_id=agent_id,
+        at=now,
+        enrolment=enrolment,
+        standing=Standing.UNKNOWN if deleted else Standing.ENROLLED,
+    )

@@ -1,0 +1,5 @@
+"""Called by Alembic."""
+
+from attestream.database import run_migrations
+
+run_migrations()

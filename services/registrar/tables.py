@@ -1,0 +1,51 @@
+"""The registrar's tables, as its statements use them; ``migrations/`` makes them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, String, Table
+
+MIGRATIONS: Final = "services.registrar.migrations"
+
+CLAIMS: Final = ("ek_public", "ek_certificate", "ek_trust", "ak_public", "ak_name", "transport_key")
+"""Columns that a challenge hands to the identity once it is proven."""
+
+_METADATA: Final = MetaData()
+
+
+def _claims() -> list[Column[object]]:
+    return [Column(name, String if name == "ek_trust" else LargeBinary, nullable=False) for name in CLAIMS]
+
+
+identity: Final = Table(
+    "registrar_identity",
+    _METADATA,
+    Column("agent_id", String, primary_key=True),
+    # A deleted identity leaves its row with empty keys, so that an enrolment number is never used twice.
+    Column("active", Boolean, nullable=False),
+    Column("enrolment", Integer, nullable=False),
+    *_claims(),
+    Column("at", BigInteger, nullable=False),
+)
+
+challenge: Final = Table(
+    "registrar_challenge",
+    _METADATA,
+    Column("challenge_id", LargeBinary, primary_key=True),
+    Column("agent_id", String, nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    # SHA-256 of the proof that is awaited: neither the secret nor the proof can be read from the database.
+    Column("proof_digest", LargeBinary, nullable=False),
+    *_claims(),
+)
+
+outbox: Final = Table(
+    "registrar_outbox",
+    _METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("message_id", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
