@@ -1,4 +1,4 @@
-"""What tests of every part share: a private bus."""
+"""What tests of every part share: a private bus, and databases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
+
+pytest_plugins = ["devtools.postgres_fixtures"]
 
 
 @pytest.fixture
