@@ -1,0 +1,111 @@
+"""Objects named by the SHA-256 of their content, in buckets that any NATS object-store client can read.
+
+Reading goes by batched direct gets, not by a consumer: it is faster and can be resumed across a reconnect.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from attestream.bus import jetstream
+from attestream.bus.stored import get_batch, last_message
+from attestream.errors import FencedError, MalformedError, TooLargeError
+
+if TYPE_CHECKING:
+    from attestream.bus.connection import Bus
+
+MAX_OBJECT_BYTES: Final = 256 << 20
+CHUNK_BYTES: Final = 131_072
+
+_BATCH: Final = 32
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
+
+
+async def put(bus: Bus, bucket: str, data: bytes) -> str:
+    """Store ``data`` and return its SHA-256 in hex. What is stored already is not sent again.
+
+    :raises TooLargeError: over :data:`MAX_OBJECT_BYTES`.
+    :raises BusError: the bus does not take it.
+    """
+    if len(data) > MAX_OBJECT_BYTES:
+        raise TooLargeError(f"an object of {len(data)} bytes; the limit is {MAX_OBJECT_BYTES}")
+    digest = hashlib.sha256(data).digest()
+    name = digest.hex()
+    if await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, name)) is not None:
+        return name
+    nuid = secrets.token_hex(11)
+    subject = f"$O.{bucket}.C.{nuid}"
+    chunks = range(0, len(data), CHUNK_BYTES)
+    for index, start in enumerate(chunks):
+        await bus.publish_durable(subject, data[start : start + CHUNK_BYTES], message_id=f"{nuid}.{index}")
+    meta = {
+        "name": name,
+        "bucket": bucket,
+        "nuid": nuid,
+        "size": len(data),
+        "chunks": len(chunks),
+        "digest": "SHA-256=" + base64.urlsafe_b64encode(digest).decode(),
+        "options": {"max_chunk_size": CHUNK_BYTES},
+    }
+    try:
+        await bus.publish_durable(
+            _meta_subject(bucket, name),
+            json.dumps(meta).encode(),
+            message_id=f"{nuid}.meta",
+            headers={"Nats-Rollup": "sub"},
+            guard=(_meta_subject(bucket, name), 0),
+        )
+    except FencedError:
+        # Someone stored the same content meanwhile: theirs stands, our chunks go.
+        await jetstream.call(bus, f"STREAM.PURGE.OBJ_{bucket}", {"filter": subject})
+    return name
+
+
+async def get(bus: Bus, bucket: str, digest: str) -> bytes | None:
+    """Return the object whose SHA-256 in hex is ``digest``, or ``None`` when there is none.
+
+    :raises MalformedError: ``digest`` is none, or the content is not what its name says.
+    :raises BusError: the bus does not answer.
+    """
+    if not _DIGEST.match(digest):
+        raise MalformedError(f"{digest[:80]!r} is not a SHA-256 in hex")
+    stored = await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, digest))
+    if stored is None:
+        return None
+    try:
+        meta = json.loads(stored.data)
+        if meta.get("deleted"):
+            return None
+        nuid, size = str(meta["nuid"]), int(meta["size"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise MalformedError(f"the description of object {digest} can not be read") from error
+    data = await _content(bus, bucket, nuid, size) if size else b""
+    if not hmac.compare_digest(hashlib.sha256(data).hexdigest(), digest):
+        raise MalformedError(f"the content of object {digest} is not what its name says")
+    return data
+
+
+async def _content(bus: Bus, bucket: str, nuid: str, size: int) -> bytes:
+    if size > MAX_OBJECT_BYTES:
+        raise TooLargeError(f"an object of {size} bytes; the limit is {MAX_OBJECT_BYTES}")
+    data = bytearray()
+    sequence = 1
+    while len(data) < size:
+        request: dict[str, Any] = {"seq": sequence, "next_by_subj": f"$O.{bucket}.C.{nuid}", "batch": _BATCH}
+        batch = await get_batch(bus, f"OBJ_{bucket}", request)
+        if not batch.messages:
+            break
+        for message in batch.messages:
+            data += message.data
+        sequence = batch.messages[-1].sequence + 1
+    return bytes(data)
+
+
+def _meta_subject(bucket: str, name: str) -> str:
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"

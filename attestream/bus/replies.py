@@ -1,0 +1,57 @@
+"""Replies to requests: one inbox for each connection, one future for each question.
+
+Cheaper than the client's own request (no random token, no task for each request), and the only place where ``no responders``
+becomes an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+
+_NO_RESPONDERS: Final = "503"
+_PENDING_LIMIT: Final = 1 << 20
+
+
+class Replies:
+    """The reply inbox of a connection. Its prefix is random, so the tokens after it need not be."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc = nc
+        self._prefix = nc.new_inbox() + "."
+        self._skip = len(self._prefix)
+        self._tokens = itertools.count(1)
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+
+    async def start(self) -> None:
+        """Subscribe to the inbox; survives reconnects."""
+        await self._nc.subscribe(self._prefix + "*", cb=self._take, pending_msgs_limit=_PENDING_LIMIT, pending_bytes_limit=0)
+
+    async def ask(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
+        """Publish ``data`` and return the first reply.
+
+        :raises NoRespondersError: nobody listens to ``subject``.
+        :raises TimeoutError: no reply came in time.
+        """
+        token = str(next(self._tokens))
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._nc.publish(subject, data, reply=self._prefix + token, headers=headers)
+                message = await future
+        finally:
+            del self._waiting[token]
+        if message.headers and not message.data and message.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError
+        return message
+
+    async def _take(self, message: Msg) -> None:
+        future = self._waiting.get(message.subject[self._skip :])
+        if future is not None and not future.done():
+            future.set_result(message)

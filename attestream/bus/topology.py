@@ -1,0 +1,120 @@
+"""Bringing the streams and buckets of :mod:`schemas.topology` into being, and into line, at start."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from attestream.bus import jetstream, keyvalue
+from attestream.bus.jetstream import ApiError, nanoseconds
+from attestream.errors import ConfigError, FencedError
+from schemas import subjects, topology
+
+if TYPE_CHECKING:
+    from attestream.bus.connection import Bus
+
+_BUCKET_DUPLICATES_S: Final = 30
+
+
+async def ensure_topology(bus: Bus, *, replicas: int = 1) -> None:
+    """Create what is missing, and change what differs from its declaration. Any number of services may do so at once.
+
+    ``replicas`` is for what is created; more than a stream has raises its number, fewer leaves it as it is.
+
+    :raises ConfigError: the cluster was initialised with another number of partitions.
+    :raises BusError: the server refuses, or does not answer.
+    """
+    configs = [stream_config(stream) for stream in topology.STREAMS]
+    configs += [bucket_config(bucket) for bucket in topology.BUCKETS]
+    configs += [object_config(name) for name in topology.OBJECT_BUCKETS]
+    await asyncio.gather(*(_ensure(bus, config, replicas) for config in configs))
+    await _ensure_partitions(bus)
+
+
+def stream_config(stream: topology.Stream) -> dict[str, Any]:
+    """Return a stream's configuration as the JetStream API writes it."""
+    config = _base(stream.name, stream.doc, stream.subjects)
+    config["retention"] = "workqueue" if stream.work_queue else "limits"
+    config["max_age"] = nanoseconds(stream.max_age_s)
+    config["max_bytes"] = stream.max_bytes or -1
+    config["max_msgs_per_subject"] = 1 if stream.last_per_subject else -1
+    config["duplicate_window"] = nanoseconds(stream.duplicate_window_s)
+    config["deny_delete"] = stream.deny_delete
+    if stream.transform is not None:
+        config["subject_transform"] = {"src": stream.transform.source, "dest": stream.transform.target}
+    if stream.republish is not None:
+        config["republish"] = {"src": stream.republish.source, "dest": stream.republish.target}
+    return config | _lifetimes(message_ttl=stream.message_ttl, marker_ttl_s=stream.marker_ttl_s)
+
+
+def bucket_config(bucket: topology.Bucket) -> dict[str, Any]:
+    """Return the configuration of the stream behind a key-value bucket, such that any NATS client can read the bucket."""
+    config = _base(f"KV_{bucket.name}", bucket.doc, [f"$KV.{bucket.name}.>"])
+    config |= {
+        "retention": "limits",
+        "storage": "memory" if bucket.in_memory else "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "duplicate_window": nanoseconds(_BUCKET_DUPLICATES_S),
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+    }
+    return config | _lifetimes(message_ttl=bucket.message_ttl, marker_ttl_s=bucket.marker_ttl_s)
+
+
+def object_config(name: str) -> dict[str, Any]:
+    """Return the configuration of the stream behind an object bucket."""
+    config = _base(f"OBJ_{name}", "Objects, each named by its SHA-256.", [f"$O.{name}.C.>", f"$O.{name}.M.>"])
+    return config | {"retention": "limits", "discard": "new", "allow_rollup_hdrs": True}
+
+
+def _base(name: str, doc: str, subjects_: list[str]) -> dict[str, Any]:
+    return {"name": name, "description": doc, "subjects": subjects_, "storage": "file", "allow_direct": True}
+
+
+def _lifetimes(*, message_ttl: bool, marker_ttl_s: int) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if message_ttl:
+        config["allow_msg_ttl"] = True
+    if marker_ttl_s:
+        # The server sets this one itself with delete markers; declaring it keeps the comparison true.
+        config |= {"subject_delete_marker_ttl": nanoseconds(marker_ttl_s), "allow_rollup_hdrs": True}
+    return config
+
+
+async def _ensure(bus: Bus, config: dict[str, Any], replicas: int) -> None:
+    name = config["name"]
+    try:
+        answer = await jetstream.call(bus, f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.err_code != jetstream.STREAM_NOT_FOUND:
+            raise
+        try:
+            await jetstream.call(bus, f"STREAM.CREATE.{name}", config | {"num_replicas": replicas})
+        except ApiError as refusal:
+            # Another service of another version may have been quicker.
+            if refusal.err_code != jetstream.STREAM_EXISTS:
+                raise
+            answer = await jetstream.call(bus, f"STREAM.INFO.{name}")
+        else:
+            return
+    existing: dict[str, Any] = answer["config"]
+    wanted = existing | config | {"num_replicas": max(replicas, existing.get("num_replicas", 1))}
+    if wanted != existing:
+        await jetstream.call(bus, f"STREAM.UPDATE.{name}", wanted)
+
+
+async def _ensure_partitions(bus: Bus) -> None:
+    wanted = str(subjects.PARTITIONS)
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS)
+    if entry is None:
+        try:
+            await keyvalue.put(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS, wanted.encode(), expected=0)
+        except FencedError:
+            entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS)
+    if entry is not None and entry.value != wanted.encode():
+        found = entry.value[:20].decode("ascii", "replace")
+        raise ConfigError(
+            f"this cluster has {found} partitions and this version of Attestream works with {wanted}",
+            remedy="Run the version that the cluster was initialised with, or start with a fresh bus.",
+        )

