@@ -1,0 +1,238 @@
+"""The connection of a program that relies on attestation."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from attestream.client import policies, standing
+from attestream.client.commands import Commander
+from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
+from attestream.client.subscription import OnRejected, Source, Subscription, log_rejected
+from attestream.errors import ConfigError, MalformedError, RefusedError
+from schemas import subjects
+from schemas.base import SchemaError, decode
+from schemas.commands import Command, Outcome, PolicyRecord, WorkerStatus
+from schemas.enrolment import DeleteIdentity, Done
+from schemas.events import EventKind
+from schemas.topology import CLUSTER, EVENTS, KEY_NOTIFIER, RESULTS, REVOCATIONS, WORKERS
+
+if TYPE_CHECKING:
+    from attestream.bus.connection import Bus
+    from attestream.signing import TrustedKeys
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+
+
+class CommandRefusedError(RefusedError):
+    """A command that was executed with a refusal; ``outcome`` has its code."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message or "the command was refused", remedy=outcome.remedy)
+        self.outcome = outcome
+
+
+@asynccontextmanager
+async def connect(
+    url: str | Sequence[str] = DEFAULT_URL,
+    *,
+    keys: TrustedKeys | None = None,
+    name: str = "attestream-client",
+    timeout_s: float = 5.0,
+) -> AsyncIterator[Client]:
+    """Connect to the bus at ``url``, one server or several of one cluster, and disconnect at the end of the block.
+
+    ``keys`` are the public keys whose revocations are believed (``attestream.signing.TrustedKeys``); ``timeout_s`` is how
+    many seconds a server may take to answer.
+
+    :raises BusError: when no server answers.
+    """
+    from attestream.bus.connection import BusSettings
+    from attestream.bus.connection import connect as connect_bus
+
+    urls = [url] if isinstance(url, str) else list(url)
+    bus = await connect_bus(BusSettings(urls=urls, name=name, connect_timeout_s=timeout_s))
+    client = Client(bus, keys=keys)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class Client:
+    """Subscriptions, commands and queries over one connection. Made by :func:`connect`."""
+
+    def __init__(self, bus: Bus, *, keys: TrustedKeys | None = None) -> None:
+        self.bus = bus
+        self._keys = keys
+        self._commander = Commander(bus)
+        self._stops: list[Callable[[], Awaitable[None]]] = []
+
+    async def close(self) -> None:
+        """Stop every subscription and disconnect."""
+        for stop in self._stops:
+            await stop()
+        await self.bus.close()
+
+    def revocations(
+        self, durable: str = "", *, from_start: bool = True, on_rejected: OnRejected = log_rejected
+    ) -> Subscription[VerifiedRevocation]:
+        """Iterate over revocations, the stored ones first unless ``from_start`` is false.
+
+        Each was signed by one of the trusted keys. One that was not, or can not be read, is never yielded: it is handed to
+        ``on_rejected`` (default: logged as an error), and under a ``durable`` name it goes to the stream DEAD.
+
+        :raises ConfigError: when the client was made without trusted keys.
+        """
+        if self._keys is None:
+            raise ConfigError(
+                "revocations can not be verified without trusted keys",
+                remedy="Give the notifier's public key to connect(keys=...).",
+            )
+        source = Source(stream=REVOCATIONS.name, filters=[subjects.REVOCATIONS], durable=durable, from_start=from_start)
+        read = functools.partial(VerifiedRevocation, keys=self._keys, durable=bool(durable))
+        revocations = Subscription(self.bus, source, read, on_rejected)
+        self._stops.append(revocations.stop)
+        return revocations
+
+    def results(
+        self, durable: str = "", *, agent_id: str = "", on_rejected: OnRejected = log_rejected
+    ) -> Subscription[DeliveredResult]:
+        """Iterate over attestation results: first the last one of each agent, then each new one and each lapse.
+
+        :raises MalformedError: when ``agent_id`` is given and can not be one.
+        """
+        try:
+            subject = subjects.result(agent_id) if agent_id else subjects.RESULTS
+        except SchemaError as error:
+            raise MalformedError(str(error)) from error
+        source = Source(stream=RESULTS.name, filters=[subject], durable=durable)
+        results = Subscription(self.bus, source, functools.partial(DeliveredResult, durable=bool(durable)), on_rejected)
+        self._stops.append(results.stop)
+        return results
+
+    def events(
+        self,
+        durable: str = "",
+        *,
+        kinds: Iterable[EventKind] = (),
+        agent_id: str = "",
+        from_start: bool = False,
+        since: int = 0,
+        on_rejected: OnRejected = log_rejected,
+    ) -> Subscription[DeliveredEvent]:
+        """Iterate over events of ``kinds`` (default: all) about ``agent_id`` (default: all).
+
+        It begins with the first stored one (``from_start``), with those since a Unix time in milliseconds (``since``), or
+        with what comes next.
+
+        :raises MalformedError: when ``agent_id`` is given and can not be one.
+        """
+        try:
+            filters = [
+                subjects.event(kind, agent_id) if agent_id else f"att.event.{kind}.*" for kind in tuple(kinds) or EventKind
+            ]
+        except SchemaError as error:
+            raise MalformedError(str(error)) from error
+        source = Source(stream=EVENTS.name, filters=filters, durable=durable, from_start=from_start, since=since)
+        events = Subscription(self.bus, source, functools.partial(DeliveredEvent, durable=bool(durable)), on_rejected)
+        self._stops.append(events.stop)
+        return events
+
+    async def command(self, command: Command, *, timeout_s: float = 10.0) -> Outcome:
+        """Have ``command`` executed and return its outcome.
+
+        :raises CommandRefusedError: when it was executed with a refusal.
+        :raises PendingCommandError: when it is accepted but has no outcome after ``timeout_s`` seconds.
+        :raises MalformedError: when its agent or policy has an impossible name.
+        :raises BusError: when the bus does not take it.
+        """
+        return _granted(await self._commander.send(command, timeout_s=timeout_s))
+
+    async def push_policy(self, name: str, document: bytes, *, timeout_s: float = 10.0) -> str:
+        """Publish ``document`` as the next version of policy ``name`` and return ``name@version``.
+
+        :raises PolicyError: when the document is not valid; nothing has been sent then.
+        :raises CommandRefusedError: when a verifier refused it.
+        :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
+        :raises MalformedError: when ``name`` can not be a policy's name.
+        :raises BusError: when the bus does not take it.
+        """
+        return _granted(await policies.push(self.bus, self._commander, name, document, timeout_s=timeout_s)).detail
+
+    async def policies(self) -> list[PolicyRecord]:
+        """Return every version of every policy, by name and version.
+
+        :raises BusError: when the bus does not answer.
+        """
+        return await policies.records(self.bus)
+
+    async def policy(self, reference: str) -> tuple[PolicyRecord, bytes]:
+        """Return the record and the document of ``name@version``, or of the newest version of ``name``.
+
+        :raises UnknownPolicyError: when there is none.
+        :raises BusError: when the bus does not answer.
+        """
+        return await policies.find(self.bus, reference)
+
+    async def fleet(self, *, timeout_s: float = 5.0) -> standing.Fleet:
+        """Return what is known of every agent.
+
+        :raises BusError: when the bus does not answer. Silent services only leave gaps, which the answer names.
+        """
+        return await standing.fleet(self.bus, now=_now(), timeout_s=timeout_s)
+
+    async def agent(self, agent_id: str, *, timeout_s: float = 5.0) -> standing.AgentView:
+        """Return what is known of one agent.
+
+        :raises UnknownAgentError: when nobody knows it.
+        :raises BusError: when the bus does not answer, or nobody who could know the agent does.
+        """
+        return await standing.agent(self.bus, agent_id, now=_now(), timeout_s=timeout_s)
+
+    async def workers(self) -> list[WorkerStatus]:
+        """Return the verifier workers that are alive.
+
+        :raises BusError: when the bus does not answer.
+        :raises MalformedError: when a heartbeat can not be read.
+        """
+        from attestream.bus import keyvalue
+
+        found = await keyvalue.entries(self.bus, WORKERS.name)
+        try:
+            workers = [decode(entry.value, WorkerStatus) for entry in found.values()]
+        except SchemaError as error:
+            raise MalformedError(f"a worker's heartbeat can not be read: {error}") from error
+        return sorted(workers, key=lambda worker: worker.worker)
+
+    async def delete_enrolment(self, agent_id: str, *, timeout_s: float = 5.0) -> None:
+        """Remove an enrolment, so that the id is free for another TPM.
+
+        :raises UnknownAgentError: when there is none.
+        :raises TimedOutError: when the registrar does not answer.
+        """
+        await self.bus.request(subjects.REGISTRAR_DELETE, DeleteIdentity(agent_id=agent_id), Done, timeout_s=timeout_s)
+
+    async def published_keys(self) -> dict[str, str]:
+        """Return the notifier's public keys in PEM, by key id, on the bus's word alone: whoever holds the bus can put others
+        there. Keep those that you have compared with the notifier's own.
+
+        :raises BusError: when the bus does not answer.
+        """
+        from attestream.bus import keyvalue
+
+        found = await keyvalue.entries(self.bus, CLUSTER.name, f"{KEY_NOTIFIER}.*")
+        return {key.rpartition(".")[2]: entry.value.decode("ascii", "replace") for key, entry in sorted(found.items())}
+
+
+def _granted(outcome: Outcome) -> Outcome:
+    if not outcome.ok:
+        raise CommandRefusedError(outcome)
+    return outcome
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

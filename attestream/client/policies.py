@@ -1,0 +1,97 @@
+"""Reading and publishing policies: immutable documents, named ``name@version``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attestream.client.commands import Commander, actor, new_command_id
+from attestream.errors import MalformedError, UnknownPolicyError
+from schemas import subjects
+from schemas.base import SchemaError, decode
+from schemas.commands import Outcome, PolicyRecord, PublishPolicy
+from schemas.topology import CLUSTER, POLICIES, policy_keys
+
+if TYPE_CHECKING:
+    from attestream.bus.connection import Bus
+
+
+def check_name(name: str) -> None:
+    """Refuse what can not be a policy's name.
+
+    :raises MalformedError: when it can not.
+    """
+    if not subjects.POLICY_NAME.match(name):
+        raise MalformedError(
+            f"{name[:100]!r} is not a policy name: 1-64 characters of A-Z a-z 0-9 . _ -, no dot in front",
+            remedy="Choose another name.",
+        )
+
+
+def split(reference: str) -> tuple[str, int | None]:
+    """Return name and version of ``name@version``, or the name and ``None`` for ``name``: the newest version.
+
+    :raises MalformedError: when it is neither.
+    """
+    name, separator, version = reference.partition("@")
+    check_name(name)
+    if not separator:
+        return name, None
+    if not (version.isascii() and version.isdigit() and len(version) < 10 and int(version) > 0):
+        raise MalformedError(
+            f"{version[:20]!r} is not a version of policy {name}: a number from 1", remedy=f"Write for example `{name}@1`."
+        )
+    return name, int(version)
+
+
+async def records(bus: Bus, name: str = "") -> list[PolicyRecord]:
+    """Return every version of policy ``name``, or of all policies, by name and version.
+
+    :raises BusError: when the bus does not answer.
+    :raises MalformedError: when a record can not be read.
+    """
+    from attestream.bus import keyvalue
+
+    found = await keyvalue.entries(bus, CLUSTER.name, policy_keys(name))
+    try:
+        policies = [decode(entry.value, PolicyRecord) for entry in found.values()]
+    except SchemaError as error:
+        raise MalformedError(f"a policy's record can not be read: {error}") from error
+    return sorted(policies, key=lambda record: (record.name, record.version))
+
+
+async def find(bus: Bus, reference: str) -> tuple[PolicyRecord, bytes]:
+    """Return the record and the document of ``name@version``, or of the newest version of ``name``.
+
+    :raises UnknownPolicyError: when there is none.
+    :raises MalformedError: when ``reference`` can not be one, or what is stored can not be read.
+    :raises BusError: when the bus does not answer.
+    """
+    from attestream.bus import objects
+
+    name, version = split(reference)
+    versions = {record.version: record for record in await records(bus, name)}
+    record = versions.get(version if version is not None else max(versions, default=0))
+    if record is None:
+        raise UnknownPolicyError(f"there is no policy {reference}", remedy="See `attestream policy list`.")
+    document = await objects.get(bus, POLICIES, record.digest)
+    if document is None:
+        raise UnknownPolicyError(f"the document of policy {name}@{record.version} is missing from the bus")
+    return record, document
+
+
+async def push(bus: Bus, commander: Commander, name: str, document: bytes, *, timeout_s: float) -> Outcome:
+    """Check ``document``, store it, and make it the next version of policy ``name``.
+
+    :raises PolicyError: when the document is not valid; nothing has been sent then.
+    :raises MalformedError: when ``name`` can not be a policy's name.
+    :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
+    :raises BusError: when the bus does not take it.
+    """
+    from attestream.appraisal.policy import compile_policy
+    from attestream.bus import objects
+
+    check_name(name)
+    compile_policy(document)
+    digest = await objects.put(bus, POLICIES, document)
+    command = PublishPolicy(command_id=new_command_id(), name=name, digest=digest, actor=actor())
+    return await commander.send(command, timeout_s=timeout_s)
