@@ -43,18 +43,18 @@ def generate_key(kind: str) -> PrivateKey:
 
 
 class KeyPool:
-    """Hands out private keys, at most ``size`` of a kind, in turn: thousands of software TPMs can share a few."""
+    """Hands out private keys, in turn, at most ``size`` of a kind for a use: thousands of software TPMs can share a few."""
 
     def __init__(self, size: int = 4) -> None:
         self._size = size
-        self._keys: dict[str, list[PrivateKey]] = {}
-        self._taken: dict[str, int] = {}
+        self._keys: dict[tuple[str, str], list[PrivateKey]] = {}
+        self._taken: dict[tuple[str, str], int] = {}
 
-    def take(self, kind: str) -> PrivateKey:
-        """Return a key of ``kind`` (see :func:`generate_key`)."""
-        keys = self._keys.setdefault(kind, [])
-        taken = self._taken.get(kind, 0)
-        self._taken[kind] = taken + 1
+    def take(self, kind: str, use: str = "") -> PrivateKey:
+        """Return a key of ``kind`` (see :func:`generate_key`). Uses, such as ``ek`` and ``ak``, never share a key."""
+        keys = self._keys.setdefault((kind, use), [])
+        taken = self._taken.get((kind, use), 0)
+        self._taken[kind, use] = taken + 1
         if len(keys) < self._size:
             keys.append(generate_key(kind))
         return keys[taken % self._size]
@@ -91,8 +91,8 @@ class SoftTpm:
         keys: KeyPool | None = None,
         now: Callable[[], int] = _monotonic_ms,
     ) -> None:
-        take = generate_key if keys is None else keys.take
-        self._ek_key, self._ak_key = take(ek), take(ak)
+        self._ek_key = keys.take(ek, "ek") if keys else generate_key(ek)
+        self._ak_key = keys.take(ak, "ak") if keys else generate_key(ak)
         self._ek = self._make_ek(ek)
         scheme = ak_scheme or ("rsassa" if ak.startswith("rsa") else "ecdsa")
         area = build_public(

@@ -103,7 +103,7 @@ class Public(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return _ecc_key(self.curve, self.point)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _ecc_key(curve: str, point: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(curve_named(curve).primitive, point)
 
