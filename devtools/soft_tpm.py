@@ -22,7 +22,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 PCRS: Final = 24
 _DYNAMIC_PCRS: Final = range(17, 23)
-"""PCRs that a dynamic launch resets; they start as ones (TCG PC Client Platform TPM Profile, section 4.6)."""
+"""PCRs that a dynamic launch resets; they start as ones (TCG PC Client Platform TPM Profile)."""
 _ENDORSEMENT: Final = bytes.fromhex("4000000b")
 _POLICY_SECRET: Final = bytes.fromhex("00000151")
 _FIRMWARE: Final = 0x2026_0001_0000_0000
@@ -130,7 +130,7 @@ class SoftTpm:
         return parse_public(area)
 
     def _qualified_signer(self) -> bytes:
-        """Name of the AK bound to its ancestors (Part 1, section 26.5): hierarchy, EK, AK."""
+        """Name of the AK bound to its ancestors (Part 1, "Qualified Name"): hierarchy, EK, AK."""
         name_hash = hash_named(self._ek.name_hash)
         parent = self._ek.name[:2] + name_hash.digest(_ENDORSEMENT + self._ek.name)
         return self._ak.name[:2] + hash_named(self._ak.name_hash).digest(parent + self._ak.name)

@@ -1,6 +1,6 @@
 """Making and opening of credentials: proof that two keys live in one TPM.
 
-Sources: TPM 2.0 Part 1, sections 11.4.10 (KDFa, KDFe), 24 (credential protection), B.10.4 and C.6.4 (secret sharing by RSA
+Sources: TPM 2.0 Part 1, sections 11.4.10 (KDFa, KDFe) and 24 (credential protection), annexes B and C (secret sharing by RSA
 and ECC).
 """
 

@@ -1,4 +1,4 @@
-"""Reading and writing of big-endian TPM structures with every length checked (TPM 2.0 Part 2, section 5)."""
+"""Reading and writing of big-endian TPM structures with every length checked."""
 
 from __future__ import annotations
 

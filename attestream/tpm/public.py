@@ -1,6 +1,6 @@
 """Public areas of TPM keys (TPM2B_PUBLIC) and the attributes that make a key an attestation or an endorsement key.
 
-Sources: TPM 2.0 Part 2, sections 8.3 (TPMA_OBJECT), 11.1.12, 11.2 and 12.2 (TPMT_PUBLIC); Part 1, section 16 (names).
+Sources: TPM 2.0 Part 2, sections 8.3 (TPMA_OBJECT), 11.2 (asymmetric parameters) and 12.2 (TPMT_PUBLIC); Part 1, "Names".
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _check(public: Public, role: str, wanted: tuple[Attribute, ...], unwanted: t
 
 def check_attestation_key(public: Public) -> None:
     """Check that ``public`` may be an attestation key: it never leaves its TPM and signs nothing but what its TPM made
-    (Part 1, section 25.1.3: a restricted signing key).
+    (Part 1, "Object Attributes": a restricted signing key).
 
     :raises EnrolmentError: naming the attribute or scheme that is wrong.
     """
@@ -257,7 +257,7 @@ def check_attestation_key(public: Public) -> None:
 
 def check_endorsement_key(public: Public) -> None:
     """Check that ``public`` may be an endorsement key: a restricted decryption key that never leaves its TPM
-    (TCG EK Credential Profile, section B).
+    (TCG EK Credential Profile, default EK templates).
 
     :raises EnrolmentError: naming the attribute or algorithm that is wrong.
     """

@@ -16,7 +16,7 @@ from attestream.tpm.structures import Quote, Selection, Signature, parse_quote, 
 _HASHES: Final = {name: hash_named(name).primitive for name in SIGNATURE_HASHES}
 _ECDSA: Final = {name: ec.ECDSA(primitive) for name, primitive in _HASHES.items()}
 _PKCS1: Final = padding.PKCS1v15()
-# A TPM salts with the digest's size or with all that fits, depending on its age (Part 1, section B.7).
+# A TPM salts with the digest's size or with all that fits, depending on its age (Part 1, annex B, RSASSA_PSS).
 _PSS: Final = {name: padding.PSS(padding.MGF1(primitive), padding.PSS.AUTO) for name, primitive in _HASHES.items()}
 
 
