@@ -12,6 +12,7 @@ import enum
 import json
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
@@ -27,6 +28,8 @@ from attestream.bus.window import PullWindow
 from attestream.errors import BusError
 from schemas import subjects
 from schemas.events import DeadLetter
+
+__all__ = ["DEFERRED", "Consumer", "Deferred", "Delivery", "Handler", "Start"]
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -101,13 +104,7 @@ class Consumer:
         }
         self._window = PullWindow(batch)
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self.name}"
-        self._pull_body = json.dumps(
-            {
-                "batch": batch,
-                "expires": nanoseconds(max(_PULL_S, 3 * heartbeat_s)),
-                "idle_heartbeat": nanoseconds(heartbeat_s),
-            }
-        ).encode()
+        self._pull_body = _pull_body(batch, heartbeat_s)
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -132,6 +129,8 @@ class Consumer:
 
         :raises BusError: the server refuses, or does not answer.
         """
+        self._stopping = False
+        self._window.reset()
         await self._create()
         self._inbox = self._bus.nc.new_inbox() + "."
         try:
@@ -139,7 +138,7 @@ class Consumer:
         except nats.errors.Error as error:
             raise BusError(f"{self.name} can not listen: {error}") from error
         self._forget_reconnect = self._bus.on_reconnect(self._reconnected)
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         await self._pull()
         self._look_again()
 
@@ -204,7 +203,6 @@ class Consumer:
         if self._stopping:
             await delivery.retry()
             return
-        self._heard = asyncio.get_running_loop().time()
         if self._window.due:
             await self._pull()
         self._busy = True
@@ -212,11 +210,11 @@ class Consumer:
             await self._handle(delivery)
         finally:
             self._busy = False
-            self._heard = asyncio.get_running_loop().time()
+            self._heard = time.monotonic()
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
-            if delivery.headers:
+            if tracing.carried(delivery.headers):
                 with tracing.extracted(delivery.headers):
                     result = await self._handler(delivery)
             else:
@@ -268,7 +266,7 @@ class Consumer:
         generation = message.subject[len(self._inbox) :]
         if generation != str(self._window.generation) or self._stopping:
             return
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         if status == "100":
             return
         if status in ("404", "408"):
@@ -283,21 +281,20 @@ class Consumer:
         self._start_over(recreate=status == "503" or "Deleted" in reason)
 
     def _look_again(self) -> None:
-        loop = asyncio.get_running_loop()
         silence = _SILENT_HEARTBEATS * self._heartbeat_s
         idle = not self._busy and self._subscription is not None and not self._subscription.pending_msgs
-        if idle and self._bus.nc.is_connected and loop.time() - self._heard > silence:
+        if idle and self._bus.nc.is_connected and time.monotonic() - self._heard > silence:
             self.lost_pulls += 1
-            _LOG.info("%s/%s: silent for %.1f s, pulling anew", self.stream, self.name, loop.time() - self._heard)
+            _LOG.info("%s/%s: silent for %.1f s, pulling anew", self.stream, self.name, time.monotonic() - self._heard)
             self._start_over(recreate=not self._durable)
-        self._watch = loop.call_later(self._heartbeat_s, self._look_again)
+        self._watch = asyncio.get_running_loop().call_later(self._heartbeat_s, self._look_again)
 
     async def _reconnected(self) -> None:
         self._start_over(recreate=not self._durable)
 
     def _start_over(self, *, recreate: bool) -> None:
         self._window.reset()
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         if self._recovery is None or self._recovery.done():
             self._recovery = asyncio.create_task(self._recover(recreate=recreate))
 
@@ -314,3 +311,9 @@ class Consumer:
                 delay = min(delay * 2, longest)
         self._window.reset()
         await self._pull()
+
+
+def _pull_body(batch: int, heartbeat_s: float) -> bytes:
+    expires_s = max(_PULL_S, 3 * heartbeat_s)
+    body = {"batch": batch, "expires": nanoseconds(expires_s), "idle_heartbeat": nanoseconds(heartbeat_s)}
+    return json.dumps(body).encode()

@@ -20,6 +20,11 @@ def inject(headers: dict[str, str]) -> None:
         _PROPAGATOR.inject(headers)
 
 
+def carried(headers: Mapping[str, str]) -> bool:
+    """Return whether a message carries its sender's context."""
+    return _PARENT in headers or _PARENT_ELSEWHERE in headers
+
+
 @contextmanager
 def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
     """Make the sender's span the parent of what is done inside; does nothing when the message carries none.
