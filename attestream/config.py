@@ -139,6 +139,8 @@ class NotifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
 
     signing_key_file: Path = Path("keys/revocation.pem")
     """PEM file of the private key that signs revocations; default ``keys/revocation.pem``."""
+    retired_keys: list[Path] = []
+    """PEM files of public keys that signed before this one: what they signed is still delivered; default none."""
     webhooks: list[Webhook] = []
     """Receivers; default none."""
     retry_base_s: Seconds = 1.0

@@ -1,0 +1,1 @@
+"""The notifier: signs revocations and delivers them to webhooks."""

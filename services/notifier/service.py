@@ -1,0 +1,88 @@
+"""The notifier's life: key, sinks, revoker, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from attestream.bus import keyvalue
+from attestream.bus.connection import Bus, connect
+from attestream.bus.topology import ensure_topology
+from attestream.config import Config, NotifierConfig
+from attestream.errors import ConfigError
+from attestream.lifetime import until_stopped
+from attestream.signing import Signer, TrustedKeys
+from schemas import topology
+from services.notifier.revoker import Revoker
+from services.notifier.webhook import Sink
+
+_log = logging.getLogger(__name__)
+
+
+def unix_ms() -> int:
+    """Return the Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+async def run(config: Config, stopped: asyncio.Event) -> None:
+    """Sign and deliver until ``stopped`` is set.
+
+    :raises ConfigError: when the signing key or a webhook can not be used.
+    :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
+    """
+    signer = Signer.load(config.notifier.signing_key_file)
+    bus = await connect(config.bus.settings("notifier"))
+    try:
+        await ensure_topology(bus)
+        async with notifying(bus, config.notifier, signer):
+            _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
+            await until_stopped(bus, stopped)
+    finally:
+        await bus.close()
+
+
+@asynccontextmanager
+async def notifying(
+    bus: Bus, config: NotifierConfig, signer: Signer, *, clock: Callable[[], int] = unix_ms
+) -> AsyncIterator[None]:
+    """Sign and deliver while the block runs.
+
+    :raises ConfigError: when a webhook can not be used.
+    :raises BusError: when the bus does not answer.
+    """
+    names = [webhook.name for webhook in config.webhooks]
+    if len(set(names)) != len(names):
+        raise ConfigError("two webhooks have the same name")
+    keys = TrustedKeys.from_pems([signer.public_pem, *(_read(path) for path in config.retired_keys)])
+    sinks = [Sink(bus, webhook, keys, retry_base_s=config.retry_base_s) for webhook in config.webhooks]
+    await publish_key(bus, signer)
+    async with AsyncExitStack() as stack:
+        # Sinks first: a new one must exist on the server before the first revocation is signed.
+        for sink in sinks:
+            stack.push_async_callback(sink.stop)
+            await sink.start()
+        await stack.enter_async_context(Revoker(bus, signer, clock).consumer)
+        yield
+
+
+async def publish_key(bus: Bus, signer: Signer) -> None:
+    """Publish the public key, for those who can not be given it in another way.
+
+    :raises BusError: when the bus does not answer.
+    """
+    key = f"{topology.KEY_NOTIFIER}.{signer.key_id}"
+    value = signer.public_pem.encode()
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, key)
+    if entry is None or entry.value != value:
+        await keyvalue.put(bus, topology.CLUSTER.name, key, value, expected=None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the retired key {path} can not be read: {error.strerror}") from error
