@@ -18,7 +18,7 @@ MAX_PARTS: Final = 256
 """Most parts of one evidence: 64 MiB of logs."""
 
 
-class Challenge(Message, kw_only=True, tag="challenge"):
+class Challenge(Message, kw_only=True, frozen=True, tag="challenge"):
     """Asks an agent for evidence. The nonce is ``HMAC-SHA256(cluster secret, id | seq | issued_at)``."""
 
     agent_id: str
@@ -39,8 +39,8 @@ class Challenge(Message, kw_only=True, tag="challenge"):
     """PCR digest that the verifier trusts: when the quote's is the same, values and log are left out."""
 
 
-class ImaDelta(Part, kw_only=True):
-    """IMA entries in the kernel's binary form (``binary_runtime_measurements``), or its ASCII form where ``ascii`` is set."""
+class ImaDelta(Part, kw_only=True, frozen=True):
+    """IMA entries in the kernel's binary form (``binary_runtime_measurements``), or its ASCII form if ``ascii`` is set."""
 
     ima_first: int
     """Index of the first entry here: the one that was asked for, or 0 when the log restarted or is shorter."""
@@ -50,9 +50,11 @@ class ImaDelta(Part, kw_only=True):
     ascii: bool = False
 
 
-class Evidence(Message, kw_only=True, tag="evidence"):
-    """A quote and the claims that it signs. Bare (no PCR values, no logs) it answers the challenge directly; with news it goes
-    over the EVIDENCE stream."""
+class Evidence(Message, kw_only=True, frozen=True, tag="evidence"):
+    """A quote and the claims that it signs.
+
+    Bare (no PCR values, no logs) it answers the challenge directly; with news it goes over the EVIDENCE stream.
+    """
 
     agent_id: str
     enrolment: int
@@ -74,7 +76,7 @@ class Evidence(Message, kw_only=True, tag="evidence"):
     """Number of :class:`EvidencePart` that follow on the stream."""
 
 
-class EvidencePart(Message, kw_only=True, tag="evidence-part"):
+class EvidencePart(Message, kw_only=True, frozen=True, tag="evidence-part"):
     """Part ``index`` (from 0) of the logs of evidence ``seq``: first the IMA log, then the boot log, cut at any byte."""
 
     agent_id: str
@@ -85,7 +87,7 @@ class EvidencePart(Message, kw_only=True, tag="evidence-part"):
     data: bytes
 
 
-class Hello(Message, kw_only=True, tag="hello"):
+class Hello(Message, kw_only=True, frozen=True, tag="hello"):
     """An agent has started or has enrolled anew; its owner challenges it at once."""
 
     agent_id: str
@@ -93,7 +95,7 @@ class Hello(Message, kw_only=True, tag="hello"):
     at: int
 
 
-class ChangeNotice(Message, kw_only=True, tag="change"):
+class ChangeNotice(Message, kw_only=True, frozen=True, tag="change"):
     """The agent's IMA log has grown; its owner challenges it at once."""
 
     agent_id: str

@@ -1,7 +1,7 @@
 """The base of every message and its codec.
 
-A message is a MessagePack map with a tag (``t``), a schema version (``v``) and short field names. Unknown fields are ignored, so
-that a newer sender can speak to an older receiver.
+A message is a MessagePack map with a tag (``t``), a schema version (``v``) and short field names. Unknown fields are
+ignored, so that a newer sender can speak to an older receiver.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from schemas.base import Message, Part
 from schemas.events import Finding, Standing
 
 
-class Attestation(Part, kw_only=True):
+class Attestation(Part, kw_only=True, frozen=True):
     """How an agent is to be attested."""
 
     policy: str
@@ -17,7 +17,7 @@ class Attestation(Part, kw_only=True):
     """Life of a result; 0: three intervals, at least 30 s."""
 
 
-class AddAgent(Message, kw_only=True, tag="agent-add"):
+class AddAgent(Message, kw_only=True, frozen=True, tag="agent-add"):
     """Puts an enrolled agent under attestation."""
 
     command_id: str
@@ -26,7 +26,7 @@ class AddAgent(Message, kw_only=True, tag="agent-add"):
     actor: str = ""
 
 
-class UpdateAgent(Message, kw_only=True, tag="agent-update"):
+class UpdateAgent(Message, kw_only=True, frozen=True, tag="agent-update"):
     """Changes how an agent is attested, and starts over: a failed agent gets its next chance."""
 
     command_id: str
@@ -35,7 +35,7 @@ class UpdateAgent(Message, kw_only=True, tag="agent-update"):
     actor: str = ""
 
 
-class StopAgent(Message, kw_only=True, tag="agent-stop"):
+class StopAgent(Message, kw_only=True, frozen=True, tag="agent-stop"):
     """Pauses attestation; the result lapses."""
 
     command_id: str
@@ -43,7 +43,7 @@ class StopAgent(Message, kw_only=True, tag="agent-stop"):
     actor: str = ""
 
 
-class StartAgent(Message, kw_only=True, tag="agent-start"):
+class StartAgent(Message, kw_only=True, frozen=True, tag="agent-start"):
     """Resumes attestation of a stopped or failed agent, from the beginning of its logs."""
 
     command_id: str
@@ -51,7 +51,7 @@ class StartAgent(Message, kw_only=True, tag="agent-start"):
     actor: str = ""
 
 
-class DeleteAgent(Message, kw_only=True, tag="agent-delete"):
+class DeleteAgent(Message, kw_only=True, frozen=True, tag="agent-delete"):
     """Ends attestation and forgets the agent's state."""
 
     command_id: str
@@ -59,7 +59,7 @@ class DeleteAgent(Message, kw_only=True, tag="agent-delete"):
     actor: str = ""
 
 
-class PublishPolicy(Message, kw_only=True, tag="policy-publish"):
+class PublishPolicy(Message, kw_only=True, frozen=True, tag="policy-publish"):
     """Makes the document ``digest`` of the bucket ``policies`` the next version of policy ``name``."""
 
     command_id: str
@@ -72,7 +72,7 @@ class PublishPolicy(Message, kw_only=True, tag="policy-publish"):
 Command = AddAgent | UpdateAgent | StopAgent | StartAgent | DeleteAgent | PublishPolicy
 
 
-class Outcome(Message, kw_only=True, tag="outcome"):
+class Outcome(Message, kw_only=True, frozen=True, tag="outcome"):
     """How a command ended. Sent to the subject in the header ``Attestream-Reply-To``."""
 
     command_id: str
@@ -84,7 +84,7 @@ class Outcome(Message, kw_only=True, tag="outcome"):
     """For a published policy its ``name@version``."""
 
 
-class PolicyRecord(Message, kw_only=True, tag="policy-record"):
+class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
     """Value of the key ``policy.<name>.<version>`` in the bucket ``attestream``."""
 
     name: str
@@ -96,7 +96,7 @@ class PolicyRecord(Message, kw_only=True, tag="policy-record"):
     """Number of reference values."""
 
 
-class AgentStatus(Message, kw_only=True, tag="agent-status"):
+class AgentStatus(Message, kw_only=True, frozen=True, tag="agent-status"):
     """What the owner of an agent knows of it."""
 
     agent_id: str
@@ -117,14 +117,14 @@ class AgentStatus(Message, kw_only=True, tag="agent-status"):
     worker: str = ""
 
 
-class AgentStatusPage(Message, kw_only=True, tag="agent-status-page"):
+class AgentStatusPage(Message, kw_only=True, frozen=True, tag="agent-status-page"):
     """A page of agents."""
 
     agents: list[AgentStatus]
     more: bool
 
 
-class WorkerStatus(Message, kw_only=True, tag="worker-status"):
+class WorkerStatus(Message, kw_only=True, frozen=True, tag="worker-status"):
     """Value of a worker's key in the bucket ``workers``, and its answer to the workers query."""
 
     worker: str
@@ -136,7 +136,7 @@ class WorkerStatus(Message, kw_only=True, tag="worker-status"):
     in_flight: int
 
 
-class LeaseRecord(Message, kw_only=True, tag="lease"):
+class LeaseRecord(Message, kw_only=True, frozen=True, tag="lease"):
     """Value of a partition's key in the bucket ``leases``."""
 
     worker: str

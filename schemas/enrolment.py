@@ -12,7 +12,7 @@ from schemas.base import Message
 MAX_CERTIFICATES = 8
 
 
-class EnrolRequest(Message, kw_only=True, tag="enrol"):
+class EnrolRequest(Message, kw_only=True, frozen=True, tag="enrol"):
     """Asks the registrar for a challenge. Changes nothing in an existing record."""
 
     agent_id: str
@@ -28,7 +28,7 @@ class EnrolRequest(Message, kw_only=True, tag="enrol"):
     """32 random bytes of the agent, so that two transcripts never agree."""
 
 
-class EnrolChallenge(Message, kw_only=True, tag="enrol-challenge"):
+class EnrolChallenge(Message, kw_only=True, frozen=True, tag="enrol-challenge"):
     """MakeCredential over the AK's name, to be opened by the TPM that holds the EK."""
 
     challenge_id: bytes
@@ -40,7 +40,7 @@ class EnrolChallenge(Message, kw_only=True, tag="enrol-challenge"):
     """Unix time in milliseconds."""
 
 
-class ActivateRequest(Message, kw_only=True, tag="activate"):
+class ActivateRequest(Message, kw_only=True, frozen=True, tag="activate"):
     """Proves the activated secret. A challenge can be used once."""
 
     agent_id: str
@@ -48,7 +48,7 @@ class ActivateRequest(Message, kw_only=True, tag="activate"):
     proof: bytes
 
 
-class Enrolled(Message, kw_only=True, tag="enrolled"):
+class Enrolled(Message, kw_only=True, frozen=True, tag="enrolled"):
     """The registrar's confirmation."""
 
     agent_id: str
@@ -59,13 +59,13 @@ class Enrolled(Message, kw_only=True, tag="enrolled"):
     """Unix time in milliseconds."""
 
 
-class AgentQuery(Message, kw_only=True, tag="agent-query"):
+class AgentQuery(Message, kw_only=True, frozen=True, tag="agent-query"):
     """Asks the registrar or a verifier for one agent."""
 
     agent_id: str
 
 
-class AgentsQuery(Message, kw_only=True, tag="agents-query"):
+class AgentsQuery(Message, kw_only=True, frozen=True, tag="agents-query"):
     """Asks for a page of agents in the order of their ids."""
 
     after: str = ""
@@ -73,7 +73,7 @@ class AgentsQuery(Message, kw_only=True, tag="agents-query"):
     limit: int = 500
 
 
-class Identity(Message, kw_only=True, tag="identity"):
+class Identity(Message, kw_only=True, frozen=True, tag="identity"):
     """What the registrar knows of an active agent."""
 
     agent_id: str
@@ -87,24 +87,24 @@ class Identity(Message, kw_only=True, tag="identity"):
     """Unix time of the enrolment in milliseconds."""
 
 
-class IdentityPage(Message, kw_only=True, tag="identity-page"):
+class IdentityPage(Message, kw_only=True, frozen=True, tag="identity-page"):
     """A page of identities."""
 
     identities: list[Identity]
     more: bool
 
 
-class DeleteIdentity(Message, kw_only=True, tag="identity-delete"):
+class DeleteIdentity(Message, kw_only=True, frozen=True, tag="identity-delete"):
     """Removes an enrolment, so that the id is free for another TPM."""
 
     agent_id: str
 
 
-class Done(Message, kw_only=True, tag="done"):
+class Done(Message, kw_only=True, frozen=True, tag="done"):
     """An empty confirmation."""
 
 
-class Refused(Message, kw_only=True, tag="refused"):
+class Refused(Message, kw_only=True, frozen=True, tag="refused"):
     """The answer to any request that was not granted."""
 
     code: str

@@ -57,7 +57,7 @@ class EventKind(enum.StrEnum):
     """A policy has a new version. The subject's last token is the policy's name."""
 
 
-class Finding(Part, kw_only=True):
+class Finding(Part, kw_only=True, frozen=True):
     """One thing that appraisal found."""
 
     code: str
@@ -72,7 +72,7 @@ class Finding(Part, kw_only=True):
     remedy: str
 
 
-class Event(Message, kw_only=True, tag="event"):
+class Event(Message, kw_only=True, frozen=True, tag="event"):
     """A change that is on the record. Ids are stable: a repeated publication has the same id."""
 
     id: str
@@ -99,7 +99,7 @@ class Event(Message, kw_only=True, tag="event"):
     """Unix time in milliseconds at which the evidence behind it was received."""
 
 
-class Result(Message, kw_only=True, tag="result"):
+class Result(Message, kw_only=True, frozen=True, tag="result"):
     """The attestation result of an agent, valid until ``expires_at`` and not a moment longer."""
 
     agent_id: str
@@ -117,7 +117,7 @@ class Result(Message, kw_only=True, tag="result"):
     fence: int
 
 
-class Revocation(Message, kw_only=True, tag="revocation"):
+class Revocation(Message, kw_only=True, frozen=True, tag="revocation"):
     """Tells everyone who relied on an agent to stop."""
 
     id: str
@@ -132,7 +132,7 @@ class Revocation(Message, kw_only=True, tag="revocation"):
     findings: list[Finding]
 
 
-class Signed(Message, kw_only=True, tag="signed"):
+class Signed(Message, kw_only=True, frozen=True, tag="signed"):
     """An envelope: ``signature`` by key ``key_id`` over ``b"attestream/signed/1" || algorithm || 0x00 || payload``."""
 
     payload: bytes
@@ -144,7 +144,7 @@ class Signed(Message, kw_only=True, tag="signed"):
     signature: bytes
 
 
-class DeadLetter(Message, kw_only=True, tag="dead"):
+class DeadLetter(Message, kw_only=True, frozen=True, tag="dead"):
     """A message that can not be processed, with the reason."""
 
     stream: str

@@ -74,7 +74,12 @@ def agent_id(token_: str) -> str:
 
 def challenge(id_: str) -> str:
     """Return where the owner's challenges reach agent ``id_`` (core request)."""
-    return f"att.agent.{token(id_)}.challenge"
+    return challenge_of(token(id_))
+
+
+def challenge_of(token_: str) -> str:
+    """Return :func:`challenge` for an agent whose :func:`token` is known already."""
+    return f"att.agent.{token_}.challenge"
 
 
 def agent_orders(id_: str) -> str:

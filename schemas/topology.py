@@ -8,14 +8,14 @@ from schemas import subjects
 from schemas.base import Part
 
 
-class Transform(Part, kw_only=True):
+class Transform(Part, kw_only=True, frozen=True):
     """A subject transform of the server."""
 
     source: str
     target: str
 
 
-class Stream(Part, kw_only=True):
+class Stream(Part, kw_only=True, frozen=True):
     """A JetStream stream. Times are in seconds, sizes in bytes; 0 means no limit."""
 
     name: str
@@ -34,7 +34,7 @@ class Stream(Part, kw_only=True):
     deny_delete: bool = False
 
 
-class Bucket(Part, kw_only=True):
+class Bucket(Part, kw_only=True, frozen=True):
     """A key-value bucket. Per-key lifetimes are given with each write."""
 
     name: str
@@ -108,9 +108,7 @@ CLUSTER: Final = Bucket(name="attestream", doc="Cluster facts: partition count, 
 WORKERS: Final = Bucket(
     name="workers", doc="Heartbeats of verifier workers.", in_memory=True, message_ttl=True, marker_ttl_s=5
 )
-LEASES: Final = Bucket(
-    name="leases", doc="Who owns which partition.", in_memory=True, message_ttl=True, marker_ttl_s=5
-)
+LEASES: Final = Bucket(name="leases", doc="Who owns which partition.", in_memory=True, message_ttl=True, marker_ttl_s=5)
 BUCKETS: Final = (CLUSTER, WORKERS, LEASES)
 
 POLICIES: Final = "policies"

@@ -1,0 +1,116 @@
+"""What a worker keeps of one agent. Thousands are held, so the fields are few and most values are shared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attestream.appraisal.policy import CompiledPolicy
+from attestream.appraisal.state import AttesterState, fresh
+from attestream.tpm.public import Public
+from schemas.commands import AgentStatus
+from schemas.events import Finding, Standing
+from services.verifier.wheel import IDLE
+
+if TYPE_CHECKING:
+    from services.verifier.partition import Partition
+
+
+class Attester:
+    """One agent under attestation. Owned by one partition, so by one task at a time."""
+
+    __slots__ = (
+        "accepted",
+        "again",
+        "agent_id",
+        "ak",
+        "attestations",
+        "busy",
+        "enrolment",
+        "event_number",
+        "findings",
+        "identity",
+        "in_flight",
+        "incarnation",
+        "interval_ms",
+        "issued_at",
+        "last_at",
+        "last_command",
+        "lease_ms",
+        "missed",
+        "partition",
+        "policy",
+        "policy_name",
+        "refused_at",
+        "renewed_at",
+        "result_expires_at",
+        "retries",
+        "seq",
+        "slot",
+        "standing",
+        "state",
+        "token",
+        "transport",
+    )
+
+    def __init__(self, agent_id: str, partition: Partition, policy: CompiledPolicy, policy_name: str) -> None:
+        self.agent_id = agent_id
+        self.token = agent_id
+        self.partition = partition
+        self.policy = policy
+        self.policy_name = policy_name
+        self.ak: Public
+        self.transport = b""
+        self.identity = b""
+        self.enrolment = 0
+        self.interval_ms = 30_000
+        self.lease_ms = 90_000
+        self.standing = Standing.PENDING
+        self.state: AttesterState = fresh()
+        self.findings: list[Finding] = []
+        self.incarnation = ""
+        self.last_command = ""
+        self.event_number = 0
+        self.seq = 0
+        """Of the last challenge."""
+        self.accepted = 0
+        """Of the last evidence that was taken: older ones are replays."""
+        self.issued_at = 0
+        self.in_flight = False
+        self.busy = False
+        """Something about this agent is being written; its next challenge waits."""
+        self.again = False
+        """Challenge anew as soon as possible: the agent has announced news meanwhile."""
+        self.missed = 0
+        self.retries = 0
+        """Challenges in a row that gave authentic but incomplete evidence."""
+        self.attestations = 0
+        self.last_at = 0
+        self.renewed_at = 0
+        self.result_expires_at = 0
+        self.refused_at = 0
+        self.slot = IDLE
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is to be challenged."""
+        if self.standing is Standing.FAILED:
+            return self.policy.recovery == "automatic"
+        return self.standing is not Standing.STOPPED
+
+    def status(self, worker: str) -> AgentStatus:
+        """Return what is told to whoever asks."""
+        return AgentStatus(
+            agent_id=self.agent_id,
+            standing=self.standing,
+            policy=self.policy_name,
+            interval_ms=self.interval_ms,
+            lease_ms=self.lease_ms,
+            enrolment=self.enrolment,
+            seq=self.accepted,
+            attestations=self.attestations,
+            ima_entries=self.state.ima_entries,
+            event_number=self.event_number,
+            last_at=self.last_at,
+            findings=self.findings,
+            worker=worker,
+        )

@@ -1,0 +1,223 @@
+"""Where evidence becomes standing: freshness, appraisal, and what follows from them, in this order:
+transition event, result, and only then is the evidence acknowledged by whoever called."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from attestream.appraisal import freshness
+from attestream.appraisal.appraise import Appraisal, Verdict, appraise
+from attestream.appraisal.findings import finding
+from attestream.appraisal.standing import Trigger, step
+from attestream.bus.connection import Bus
+from attestream.ima.memo import Memo
+from schemas.attestation import Evidence
+from schemas.events import EventKind, Finding, Standing
+from services.verifier import identities
+from services.verifier.attester import Attester
+from services.verifier.journal import Journal
+from services.verifier.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+MAX_RETRIES: Final = 3
+"""Authentic but incomplete answers in a row before they count as missed."""
+
+REFUSALS_EVERY_MS: Final = 10_000
+"""At most one event about refused evidence per agent in this time: refusals can be provoked by anyone."""
+
+
+class Desk:
+    """Appraises the evidence of one worker's agents."""
+
+    def __init__(
+        self, bus: Bus, journal: Journal, scheduler: Scheduler, clock: Callable[[], int], *, secret: bytes, window_ms: int
+    ) -> None:
+        self._bus = bus
+        self._journal = journal
+        self._scheduler = scheduler
+        self._clock = clock
+        self._secret = secret
+        self._window = window_ms
+        self._memo = Memo()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.appraised = 0
+        scheduler.on_missed = self.missed
+        scheduler.on_rest = self.rest
+
+    def routine(self, attester: Attester, evidence: Evidence, received_at: int) -> bool:
+        """Deal with a bare answer that changes nothing, without waiting; ``False``: it needs :meth:`receive`."""
+        if attester.busy or attester.standing is not Standing.TRUSTED or evidence.ima is not None:
+            return False
+        if attester.findings or evidence.enrolment != attester.enrolment or self._stale(attester, evidence, received_at):
+            return False
+        appraisal = self._appraise(attester, evidence, received_at)
+        if appraisal.verdict is not Verdict.PASS or appraisal.findings or self._renewal_due(attester, received_at):
+            return False
+        # No row is written for this: all that changed is the clock, and losing it costs nothing.
+        self._passed(attester, evidence, appraisal, received_at)
+        self._scheduler.answered(attester)
+        return True
+
+    async def receive(self, attester: Attester, evidence: Evidence, received_at: int, *, again: bool = False) -> None:
+        """Deal with any evidence. ``received_at`` is when the bus got it, ``again`` whether the bus delivers it once more.
+
+        :raises AttestreamError: when something could not be written; the evidence must then be offered again.
+        """
+        lock = self._locks.setdefault(attester.agent_id, asyncio.Lock())
+        try:
+            async with lock:
+                attester.busy = True
+                try:
+                    await self._receive(attester, evidence, received_at, again=again)
+                finally:
+                    attester.busy = False
+        finally:
+            if not lock.locked():
+                self._locks.pop(attester.agent_id, None)
+
+    async def missed(self, attester: Attester) -> None:
+        """A challenge got no answer."""
+        await self.check_lapse(attester)
+        if attester.missed < attester.partition.settings.missed_before_unreachable:
+            return
+        change = step(attester.standing, Trigger.MISSED)
+        if change is not None:
+            lost = finding(
+                "freshness.unanswered", message=f"{attester.missed} challenges in a row stayed without an answer."
+            )
+            await self._journal.transition(attester, change.kind, change.after, findings=[lost])
+            attester.findings = [lost]
+            await self._journal.renew(attester)
+
+    async def rest(self, attester: Attester) -> None:
+        """Keep the result of an agent that is not challenged."""
+        if self._renewal_due(attester, self._clock()):
+            await self._journal.renew(attester)
+
+    async def check_lapse(self, attester: Attester) -> None:
+        """Put on the record that the result of ``attester`` has run out."""
+        if attester.result_expires_at and attester.result_expires_at <= self._clock():
+            change = step(attester.standing, Trigger.LAPSED)
+            if change is not None:
+                await self._journal.transition(attester, change.kind, change.after)
+            attester.result_expires_at = 0
+
+    async def _receive(self, attester: Attester, evidence: Evidence, received_at: int, *, again: bool) -> None:
+        refusal = self._stale(attester, evidence, received_at)
+        if refusal is not None:
+            if not again:
+                await self._refuse(attester, refusal, received_at)
+            return
+        if evidence.enrolment != attester.enrolment:
+            identities.adopt(attester, await identities.ask(self._bus, attester.agent_id))
+        appraisal = self._appraise(attester, evidence, received_at)
+        if appraisal.verdict is Verdict.FAIL:
+            await self._failed(attester, evidence, appraisal, received_at)
+        elif appraisal.verdict is Verdict.AGAIN:
+            self._incomplete(attester, evidence, appraisal)
+        else:
+            await self._good(attester, evidence, appraisal, received_at)
+        if attester.seq == evidence.seq or attester.again:
+            self._scheduler.answered(attester)
+
+    def _stale(self, attester: Attester, evidence: Evidence, received_at: int) -> Finding | None:
+        return freshness.judge(
+            attester.agent_id,
+            evidence.nonce,
+            evidence.seq,
+            evidence.issued_at,
+            secret=self._secret,
+            now=received_at,
+            last_seq=attester.accepted,
+            window_ms=self._window,
+        )
+
+    def _appraise(self, attester: Attester, evidence: Evidence, now: int) -> Appraisal:
+        self.appraised += 1
+        appraisal = appraise(
+            evidence,
+            agent_id=attester.agent_id,
+            ak=attester.ak,
+            policy=attester.policy,
+            state=attester.state,
+            now=now,
+            memo=self._memo,
+        )
+        if hmac.compare_digest(evidence.transport_key, attester.transport):
+            return appraisal
+        other = finding("identity.transport-key")
+        return msgspec.structs.replace(appraisal, verdict=Verdict.FAIL, findings=(*appraisal.findings, other))
+
+    async def _good(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, received_at: int) -> None:
+        if self._clock() - evidence.issued_at > self._window:
+            # It waited on the stream: what it proves is kept, but it says nothing about now.
+            self._advance(attester, evidence, appraisal)
+            attester.again = True
+            return
+        warnings = list(appraisal.findings)
+        change = step(attester.standing, Trigger.PASSED, recovery=attester.policy.recovery)
+        if change is not None:
+            await self._journal.transition(attester, change.kind, change.after, findings=warnings, cause_at=received_at)
+        elif _codes(warnings) - _codes(attester.findings):
+            await self._journal.transition(
+                attester, EventKind.WARNED, attester.standing, findings=warnings, cause_at=received_at
+            )
+        news = change is not None or warnings != attester.findings
+        attester.findings = warnings
+        self._passed(attester, evidence, appraisal, received_at)
+        self._journal.touch(attester)
+        if news or self._renewal_due(attester, received_at):
+            await self._journal.renew(attester)
+
+    async def _failed(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, received_at: int) -> None:
+        found = list(appraisal.findings)
+        change = step(attester.standing, Trigger.FAILED)
+        if change is not None:
+            await self._journal.transition(attester, change.kind, change.after, findings=found, cause_at=received_at)
+        attester.findings = found
+        attester.missed = 0
+        self._advance(attester, evidence, appraisal)
+        self._journal.touch(attester)
+        await self._journal.renew(attester)
+
+    def _incomplete(self, attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
+        self._advance(attester, evidence, appraisal)
+        attester.retries += 1
+        if attester.retries <= MAX_RETRIES:
+            attester.again = True
+        else:
+            attester.retries = 0
+            attester.missed += 1
+
+    def _passed(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, now: int) -> None:
+        self._advance(attester, evidence, appraisal)
+        attester.missed = 0
+        attester.retries = 0
+        attester.attestations += 1
+        attester.last_at = now
+
+    @staticmethod
+    def _advance(attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
+        attester.accepted = max(attester.accepted, evidence.seq)
+        attester.state = appraisal.state
+
+    async def _refuse(self, attester: Attester, refusal: Finding, received_at: int) -> None:
+        log.warning("%s: evidence refused: %s", attester.agent_id, refusal.message)
+        if received_at - attester.refused_at >= REFUSALS_EVERY_MS:
+            attester.refused_at = received_at
+            await self._journal.refused(attester, refusal, received_at)
+
+    @staticmethod
+    def _renewal_due(attester: Attester, now: int) -> bool:
+        return attester.result_expires_at - now < attester.lease_ms * 2 // 3
+
+
+def _codes(findings: list[Finding]) -> set[tuple[str, str]]:
+    return {(item.code, item.culprit) for item in findings}

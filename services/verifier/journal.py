@@ -1,0 +1,207 @@
+"""What a worker writes: events, results, and rows behind them.
+
+The order is always event, then result, then row: an event that is on the record is found again by whoever takes over, a
+row that was not written is only older than it could be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from attestream.bus.connection import Bus
+from attestream.errors import StorageError
+from schemas import subjects
+from schemas.events import Event, EventKind, Finding, Result, Standing
+from services.verifier.attester import Attester
+from services.verifier.store import Row, Store, pack_findings
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0
+"""Pause after the database refused a batch."""
+
+SHOWN_FINDINGS: Final = 16
+"""Most findings that a result repeats; the event has them all."""
+
+
+class Journal:
+    """Publishes events and results under the fence of the agent's partition, and saves rows in batches."""
+
+    def __init__(self, bus: Bus, store: Store, clock: Callable[[], int], worker: str, flush_ms: int) -> None:
+        self._bus = bus
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._flush_s = flush_ms / 1000
+        self._dirty: dict[str, Attester] = {}
+        self._wanted = asyncio.Event()
+        self._saving = asyncio.Lock()
+
+    async def transition(
+        self,
+        attester: Attester,
+        kind: EventKind,
+        after: Standing,
+        *,
+        findings: list[Finding] | None = None,
+        command_id: str = "",
+        cause_at: int = 0,
+    ) -> Event:
+        """Put a change of ``attester`` on the record, then let it take effect here.
+
+        :raises BusError: when the stream does not take it; nothing has changed then.
+        :raises FencedError: when another worker owns the partition.
+        """
+        partition = attester.partition
+        partition.check_owned()
+        number = attester.event_number + 1
+        event = Event(
+            id=f"{attester.agent_id}:{attester.incarnation}:{number}",
+            kind=kind,
+            agent_id=attester.agent_id,
+            at=self._clock(),
+            event_number=number,
+            enrolment=attester.enrolment,
+            standing=after,
+            before=attester.standing,
+            policy=attester.policy_name,
+            findings=findings or [],
+            command_id=command_id,
+            worker=self._worker,
+            fence=partition.fence.token,
+            cause_at=cause_at,
+        )
+        await self._publish(event, attester)
+        attester.event_number = number
+        attester.standing = after
+        self.touch(attester)
+        log.info("%s: %s -> %s (%s)", attester.agent_id, event.before, after, kind)
+        return event
+
+    async def refused(self, attester: Attester, finding: Finding, received_at: int) -> None:
+        """Put on the record that evidence was thrown away. The standing stays as it is."""
+        attester.partition.check_owned()
+        event = Event(
+            id=f"{attester.agent_id}:{attester.incarnation}:refused:{received_at}",
+            kind=EventKind.REFUSED,
+            agent_id=attester.agent_id,
+            at=self._clock(),
+            event_number=attester.event_number,
+            enrolment=attester.enrolment,
+            standing=attester.standing,
+            before=attester.standing,
+            policy=attester.policy_name,
+            findings=[finding],
+            worker=self._worker,
+            fence=attester.partition.fence.token,
+            cause_at=received_at,
+        )
+        await self._publish(event, attester)
+
+    async def renew(self, attester: Attester) -> None:
+        """Publish the result of ``attester`` with a whole lease from now on.
+
+        :raises BusError: when the stream does not take it.
+        :raises FencedError: when another worker owns the partition.
+        """
+        partition = attester.partition
+        partition.check_owned()
+        now = self._clock()
+        result = Result(
+            agent_id=attester.agent_id,
+            standing=attester.standing,
+            at=now,
+            expires_at=now + attester.lease_ms,
+            seq=attester.accepted,
+            event_number=attester.event_number,
+            enrolment=attester.enrolment,
+            policy=attester.policy_name,
+            findings=attester.findings[:SHOWN_FINDINGS],
+            worker=self._worker,
+            fence=partition.fence.token,
+        )
+        await self._bus.publish_durable(
+            subjects.result(attester.agent_id),
+            result,
+            message_id=f"{attester.agent_id}:{attester.incarnation}:{attester.event_number}:{now}",
+            guard=partition.fence.result_guard,
+            ttl_s=max(1, -(-attester.lease_ms // 1000)),
+        )
+        attester.renewed_at = now
+        attester.result_expires_at = result.expires_at
+
+    def touch(self, attester: Attester) -> None:
+        """Let the row of ``attester`` be written with the next batch."""
+        self._dirty[attester.agent_id] = attester
+        self._wanted.set()
+
+    def forget(self, attester: Attester) -> None:
+        """Write nothing more of ``attester``."""
+        self._dirty.pop(attester.agent_id, None)
+
+    async def save(self, attester: Attester) -> None:
+        """Write the row of ``attester`` now.
+
+        :raises StorageError: when the database does not take it.
+        """
+        self._dirty.pop(attester.agent_id, None)
+        await self._store.save([row_of(attester)])
+
+    async def flush(self) -> None:
+        """Write all rows that have changed. What the database refuses is kept for the next time.
+
+        :raises StorageError: when it refuses.
+        """
+        async with self._saving:
+            batch, self._dirty = self._dirty, {}
+            self._wanted.clear()
+            try:
+                await self._store.save([row_of(attester) for attester in batch.values() if attester.partition.owned])
+            except StorageError:
+                self._dirty = batch | self._dirty
+                self._wanted.set()
+                raise
+
+    async def run(self) -> None:
+        """Write changed rows behind, for ever."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(self._flush_s)
+            try:
+                await self.flush()
+            except StorageError as error:
+                log.error("rows are not saved, will be tried again: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _publish(self, event: Event, attester: Attester) -> None:
+        await self._bus.publish_durable(
+            subjects.event(event.kind, event.agent_id),
+            event,
+            message_id=event.id,
+            guard=attester.partition.fence.event_guard,
+        )
+
+
+def row_of(attester: Attester) -> Row:
+    """Return the row that describes ``attester`` now."""
+    return Row(
+        agent_id=attester.agent_id,
+        partition=attester.partition.index,
+        fence=attester.partition.fence.token,
+        policy=attester.policy_name,
+        interval_ms=attester.interval_ms,
+        lease_ms=attester.lease_ms,
+        enrolment=attester.enrolment,
+        identity=attester.identity,
+        standing=attester.standing.value,
+        state=attester.state.encode(),
+        accepted=attester.accepted,
+        incarnation=attester.incarnation,
+        event_number=attester.event_number,
+        last_command=attester.last_command,
+        last_at=attester.last_at,
+        findings=pack_findings(attester.findings[:SHOWN_FINDINGS]),
+    )

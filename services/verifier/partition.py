@@ -1,0 +1,261 @@
+"""One partition that this worker owns: its agents, and its share of EVIDENCE and COMMANDS, each in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from attestream.appraisal.state import decode_state, fresh
+from attestream.bus.connection import Bus
+from attestream.bus.consume import DEFERRED, Consumer, Deferred, Delivery
+from attestream.bus.stored import last_messages
+from attestream.config import VerifierConfig
+from attestream.errors import AttestreamError, FencedError, MalformedError
+from schemas import subjects, topology
+from schemas.attestation import ChangeNotice, Evidence, EvidencePart, Hello, Inbound
+from schemas.base import Decoder, encode
+from schemas.commands import Command, PublishPolicy
+from schemas.events import Event, EventKind, Result, Standing
+from services.verifier import commands, identities
+from services.verifier.assembly import Assembly, Whole
+from services.verifier.attester import Attester
+from services.verifier.desk import Desk
+from services.verifier.journal import Journal
+from services.verifier.lease import Fence, Lease
+from services.verifier.policies import Policies
+from services.verifier.scheduler import Scheduler
+from services.verifier.store import Row, Store, unpack_findings
+
+log = logging.getLogger(__name__)
+
+EVIDENCE_BATCH: Final = 256
+COMMAND_BATCH: Final = 32
+ACK_WAIT_S: Final = 60.0
+"""Well above the slowest appraisal."""
+
+_INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
+_COMMAND: Final = Decoder[Command](Command)
+_EVENT: Final = Decoder[Event](Event)
+_RESULT: Final = Decoder[Result](Result)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all partitions of a worker share."""
+
+    bus: Bus
+    worker: str
+    settings: VerifierConfig
+    clock: Callable[[], int]
+    store: Store
+    policies: Policies
+    journal: Journal
+    scheduler: Scheduler
+    desk: Desk
+    roster: dict[str, Attester]
+    """Subject token -> agent, of all partitions."""
+
+
+class Partition:
+    """Owned from :meth:`open` until :meth:`close`, as long as its lease is valid."""
+
+    def __init__(self, index: int, lease: Lease, services: Services) -> None:
+        self.index = index
+        self.lease = lease
+        self.bus = services.bus
+        self.worker = services.worker
+        self.settings = services.settings
+        self.policies = services.policies
+        self.journal = services.journal
+        self.scheduler = services.scheduler
+        self.fence = Fence(services.bus, index, services.worker)
+        self.attesters: dict[str, Attester] = {}
+        self._clock = services.clock
+        self._store = services.store
+        self._desk = services.desk
+        self._roster = services.roster
+        self._assembly = Assembly()
+        self._open = False
+        self._consumers = (
+            Consumer(
+                services.bus,
+                topology.EVIDENCE.name,
+                f"verifier-evidence-{index}",
+                self._evidence,
+                filters=[subjects.evidence_partition(index)],
+                batch=EVIDENCE_BATCH,
+                max_ack_pending=EVIDENCE_BATCH,
+                ack_wait_s=ACK_WAIT_S,
+            ),
+            Consumer(
+                services.bus,
+                topology.COMMANDS.name,
+                f"verifier-commands-{index}",
+                self._command,
+                filters=[subjects.command_partition(index)],
+                batch=COMMAND_BATCH,
+                max_ack_pending=COMMAND_BATCH,
+                ack_wait_s=ACK_WAIT_S,
+            ),
+        )
+
+    @property
+    def owned(self) -> bool:
+        """Whether this worker may write for the partition's agents."""
+        return self._open and self.lease.valid
+
+    def check_owned(self) -> None:
+        """Do nothing while the partition is owned.
+
+        :raises FencedError: when it is not.
+        """
+        if not self.owned:
+            raise FencedError(f"partition {self.index} is not owned by {self.worker} any more")
+
+    async def open(self) -> None:
+        """Fence earlier owners off, load the agents, then begin with evidence and commands."""
+        await self.fence.take(self._clock())
+        self._open = True
+        for attester in await self._load():
+            self.attesters[attester.agent_id] = attester
+            self._roster[attester.token] = attester
+            await self._desk.check_lapse(attester)
+            self.scheduler.start(attester)
+        for consumer in self._consumers:
+            await consumer.start()
+
+    async def close(self) -> None:
+        """Stop, leaving what is not acknowledged to the next owner."""
+        for consumer in self._consumers:
+            await consumer.stop()
+        for delivery in self._assembly.drain():
+            await delivery.retry(0)
+        self._open = False
+        for attester in self.attesters.values():
+            self.scheduler.stop(attester)
+            self.journal.forget(attester)
+            self._roster.pop(attester.token, None)
+        self.attesters.clear()
+
+    def take_in(self, attester: Attester) -> None:
+        """Begin to attest ``attester``."""
+        self.attesters[attester.agent_id] = attester
+        self._roster[attester.token] = attester
+        self.scheduler.start(attester)
+
+    async def let_go(self, attester: Attester) -> None:
+        """Forget ``attester``; its result is left to lapse."""
+        self.scheduler.stop(attester)
+        self.journal.forget(attester)
+        self.attesters.pop(attester.agent_id, None)
+        self._roster.pop(attester.token, None)
+        await self._store.delete(attester.agent_id, self.fence.token)
+
+    async def deleted_by(self, agent_id: str, command_id: str) -> bool:
+        """Return whether ``command_id`` is what deleted ``agent_id``."""
+        last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(EventKind.DELETED, agent_id)])
+        return any(_EVENT.decode(stored.data).command_id == command_id for stored in last)
+
+    async def _load(self) -> list[Attester]:
+        rows = {row.agent_id: row for row in await self._store.partition(self.index)}
+        events = await self._last_events(list(rows))
+        loaded = []
+        for row in rows.values():
+            event = events.get(row.agent_id)
+            if event is not None and event.kind is EventKind.DELETED and event.event_number > row.event_number:
+                await self._store.delete(row.agent_id, self.fence.token)
+                continue
+            try:
+                loaded.append(await self._restore(row, event))
+            except AttestreamError as error:
+                log.error("%s can not be attested: %s (%s)", row.agent_id, error.message, error.hint)
+        await self._read_results(loaded)
+        return loaded
+
+    async def _restore(self, row: Row, event: Event | None) -> Attester:
+        name, policy = await self.policies.find(row.policy)
+        attester = Attester(row.agent_id, self, policy, name)
+        attester.token = subjects.token(row.agent_id)
+        identities.adopt_stored(attester, row.identity)
+        attester.interval_ms, attester.lease_ms = row.interval_ms, row.lease_ms
+        attester.standing = Standing(row.standing)
+        attester.state = decode_state(row.state)
+        attester.accepted = attester.seq = row.accepted
+        attester.incarnation, attester.event_number = row.incarnation, row.event_number
+        attester.last_command, attester.last_at = row.last_command, row.last_at
+        attester.findings = unpack_findings(row.findings)
+        if event is not None and event.event_number > row.event_number:
+            # The row is older than the record: what was proven since is asked for again.
+            attester.event_number, attester.standing = event.event_number, event.standing
+            attester.findings = event.findings
+            attester.state = fresh()
+            self.journal.touch(attester)
+        return attester
+
+    async def _last_events(self, agent_ids: list[str]) -> dict[str, Event]:
+        """Return the verifier's newest event of each agent, of its present incarnation or a deletion."""
+        stored = await last_messages(self.bus, topology.EVENTS.name, [subjects.events_of(id_) for id_ in agent_ids])
+        newest: dict[str, Event] = {}
+        for message in sorted(stored, key=lambda item: item.sequence):
+            event = _EVENT.decode(message.data)
+            if event.event_number and event.kind is not EventKind.REFUSED:
+                newest[event.agent_id] = event
+        return newest
+
+    async def _read_results(self, attesters: list[Attester]) -> None:
+        by_subject = {subjects.result(attester.agent_id): attester for attester in attesters}
+        for stored in await last_messages(self.bus, topology.RESULTS.name, list(by_subject)):
+            attester = by_subject[stored.subject]
+            if stored.data and subjects.HEADER_MARKER not in stored.headers:
+                attester.result_expires_at = _RESULT.decode(stored.data).expires_at
+            else:
+                attester.result_expires_at = stored.at
+
+    async def _command(self, delivery: Delivery) -> None:
+        self.check_owned()
+        command = _COMMAND.decode(delivery.data)
+        subject_of = command.name if isinstance(command, PublishPolicy) else command.agent_id
+        if delivery.subject.rpartition(".")[2] != subjects.token(subject_of):
+            raise MalformedError(f"a command about {subject_of} was published under {delivery.subject}")
+        outcome = await commands.execute(self, command)
+        reply_to = delivery.headers.get(subjects.HEADER_REPLY_TO, "")
+        if reply_to.startswith("_INBOX"):
+            await self.bus.nc.publish(reply_to, encode(outcome))
+
+    async def _evidence(self, delivery: Delivery) -> Deferred | None:
+        self.check_owned()
+        message = _INBOUND.decode(delivery.data)
+        if delivery.subject.rpartition(".")[2] != subjects.token(message.agent_id):
+            raise MalformedError(f"a message of {message.agent_id} was published under {delivery.subject}")
+        attester = self.attesters.get(message.agent_id)
+        if attester is None:
+            return None
+        match message:
+            case Evidence(parts=0):
+                await self._desk.receive(attester, message, delivery.at, again=delivery.deliveries > 1)
+                return None
+            case Evidence() | EvidencePart():
+                await self._collect(attester, message, delivery)
+                return DEFERRED
+            case Hello() | ChangeNotice():
+                self.scheduler.soon(attester)
+                return None
+
+    async def _collect(self, attester: Attester, message: Evidence | EvidencePart, delivery: Delivery) -> None:
+        now = self._clock()
+        whole: Whole | None
+        if isinstance(message, Evidence):
+            whole = self._assembly.head(message, delivery, now)
+        else:
+            whole = self._assembly.part(message, delivery, now)
+        if whole is not None:
+            first = whole.deliveries[0]
+            await self._desk.receive(attester, whole.evidence, first.at, again=delivery.deliveries > 1)
+            for part in whole.deliveries:
+                await part.ack()
+            for stale in self._assembly.forget(attester.agent_id, whole.evidence.seq):
+                await stale.ack()
+        for given_up in self._assembly.expire(now):
+            await given_up.ack()

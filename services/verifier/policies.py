@@ -1,0 +1,107 @@
+"""Policies: published once, compiled once per worker and digest, shared by every agent that uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attestream.appraisal.policy import CompiledPolicy, compile_policy
+from attestream.bus import keyvalue, objects
+from attestream.bus.connection import Bus
+from attestream.errors import FencedError, PolicyError, UnknownPolicyError
+from schemas import topology
+from schemas.base import Decoder, encode
+from schemas.commands import PolicyRecord, PublishPolicy
+from schemas.subjects import POLICY_NAME
+
+_RECORD = Decoder[PolicyRecord](PolicyRecord)
+
+
+def split(reference: str) -> tuple[str, int | None]:
+    """Return name and version of ``name@version`` or ``name``.
+
+    :raises PolicyError: when it is neither.
+    """
+    name, at, version = reference.partition("@")
+    if not POLICY_NAME.match(name) or (at and not (version.isascii() and version.isdigit() and len(version) < 10)):
+        raise PolicyError(f"{reference[:100]!r} is not a policy", remedy="Write NAME or NAME@VERSION.")
+    return name, int(version) if at else None
+
+
+class Policies:
+    """The worker's compiled policies, at most ``capacity`` besides those in use."""
+
+    def __init__(self, bus: Bus, clock: Callable[[], int], capacity: int = 64) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._capacity = capacity
+        self._compiled: OrderedDict[str, asyncio.Task[CompiledPolicy]] = OrderedDict()
+
+    async def find(self, reference: str) -> tuple[str, CompiledPolicy]:
+        """Return ``name@version`` and the compiled policy for ``name@version`` or ``name`` (then the newest).
+
+        :raises UnknownPolicyError: when there is none.
+        """
+        name, version = split(reference)
+        if version is None:
+            record = await self._newest(name)
+        else:
+            entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
+            record = _RECORD.decode(entry.value) if entry else None
+        if record is None:
+            raise UnknownPolicyError(f"there is no policy {reference}")
+        return f"{record.name}@{record.version}", await self.compiled(record.digest)
+
+    async def compiled(self, digest: str) -> CompiledPolicy:
+        """Return the policy with SHA-256 ``digest``, fetched and compiled at most once at a time."""
+        task = self._compiled.get(digest)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.ensure_future(self._compile(digest))
+            self._compiled[digest] = task
+            while len(self._compiled) > self._capacity:
+                self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(digest)
+        return await asyncio.shield(task)
+
+    async def publish(self, command: PublishPolicy) -> tuple[PolicyRecord, bool]:
+        """Validate the document and make it the next version; the second value is whether it is new.
+
+        The same document twice in a row is one version.
+
+        :raises PolicyError: when the document is not valid or the name is not.
+        """
+        name, version = split(command.name)
+        if version is not None:
+            raise PolicyError("a version can not be chosen", remedy="Give the name only; versions count up by themselves.")
+        policy = await self.compiled(command.digest)
+        newest = await self._newest(name)
+        if newest is not None and newest.digest == command.digest:
+            return newest, False
+        record = PolicyRecord(
+            name=name,
+            version=newest.version + 1 if newest else 1,
+            digest=command.digest,
+            at=self._clock(),
+            actor=command.actor,
+            entries=policy.entries,
+        )
+        key = topology.policy_key(name, record.version)
+        try:
+            await keyvalue.put(self._bus, topology.CLUSTER.name, key, encode(record), expected=0)
+        except FencedError:
+            return await self.publish(command)
+        return record, True
+
+    async def _newest(self, name: str) -> PolicyRecord | None:
+        entries = await keyvalue.entries(self._bus, topology.CLUSTER.name, topology.policy_keys(name))
+        records = [_RECORD.decode(entry.value) for entry in entries.values()]
+        return max(records, key=lambda record: record.version, default=None)
+
+    async def _compile(self, digest: str) -> CompiledPolicy:
+        document = await objects.get(self._bus, topology.POLICIES, digest)
+        if document is None:
+            raise UnknownPolicyError(f"there is no policy document {digest[:64]}")
+        # Compilation of a large policy takes long enough to hold up every other agent of the worker.
+        return await asyncio.to_thread(compile_policy, document)

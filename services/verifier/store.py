@@ -1,0 +1,138 @@
+"""The verifier's table: one row per agent under attestation, written behind in batches and fenced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from attestream.database import reading, transaction
+from schemas.commands import AgentStatus
+from schemas.events import Finding, Standing
+
+METADATA = sa.MetaData()
+
+ATTESTERS = sa.Table(
+    "verifier_attesters",
+    METADATA,
+    sa.Column("agent_id", sa.String(80), primary_key=True),
+    sa.Column("partition", sa.SmallInteger, nullable=False, index=True),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("policy", sa.String(80), nullable=False),
+    sa.Column("interval_ms", sa.Integer, nullable=False),
+    sa.Column("lease_ms", sa.Integer, nullable=False),
+    sa.Column("enrolment", sa.Integer, nullable=False),
+    sa.Column("identity", sa.LargeBinary, nullable=False),
+    sa.Column("standing", sa.String(16), nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("accepted", sa.BigInteger, nullable=False),
+    sa.Column("incarnation", sa.String(64), nullable=False),
+    sa.Column("event_number", sa.Integer, nullable=False),
+    sa.Column("last_command", sa.String(64), nullable=False),
+    sa.Column("last_at", sa.BigInteger, nullable=False),
+    sa.Column("findings", sa.LargeBinary, nullable=False),
+)
+
+BATCH = 500
+"""Rows in one statement."""
+
+
+class Row(msgspec.Struct, kw_only=True, frozen=True):
+    """A row of :data:`ATTESTERS`."""
+
+    agent_id: str
+    partition: int
+    fence: int
+    policy: str
+    interval_ms: int
+    lease_ms: int
+    enrolment: int
+    identity: bytes
+    """The registrar's :class:`schemas.enrolment.Identity`, encoded."""
+    standing: str
+    state: bytes
+    accepted: int
+    incarnation: str
+    event_number: int
+    last_command: str
+    last_at: int
+    findings: bytes
+
+    def status(self) -> AgentStatus:
+        """Return what is told of an agent that another worker owns."""
+        return AgentStatus(
+            agent_id=self.agent_id,
+            standing=Standing(self.standing),
+            policy=self.policy,
+            interval_ms=self.interval_ms,
+            lease_ms=self.lease_ms,
+            enrolment=self.enrolment,
+            seq=self.accepted,
+            attestations=0,
+            ima_entries=0,
+            event_number=self.event_number,
+            last_at=self.last_at,
+            findings=unpack_findings(self.findings),
+        )
+
+
+class Store:
+    """The rows of all partitions. Every write carries the fence of its partition; an older one changes nothing."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def partition(self, partition: int) -> list[Row]:
+        """Return the rows of ``partition``."""
+        return await self._rows(sa.select(ATTESTERS).where(ATTESTERS.c.partition == partition))
+
+    async def agent(self, agent_id: str) -> Row | None:
+        """Return the row of ``agent_id``."""
+        rows = await self._rows(sa.select(ATTESTERS).where(ATTESTERS.c.agent_id == agent_id))
+        return rows[0] if rows else None
+
+    async def page(self, after: str, limit: int) -> list[Row]:
+        """Return up to ``limit`` rows with ids greater than ``after``, in order."""
+        query = sa.select(ATTESTERS).where(ATTESTERS.c.agent_id > after).order_by(ATTESTERS.c.agent_id).limit(limit)
+        return await self._rows(query)
+
+    async def save(self, rows: Sequence[Row]) -> None:
+        """Insert or update ``rows`` in one transaction, except where the stored fence is newer.
+
+        :raises StorageError: when the database does not take them; nothing is written then.
+        """
+        if not rows:
+            return
+        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        statement = insert(ATTESTERS)
+        changed = {column.name: statement.excluded[column.name] for column in ATTESTERS.c if not column.primary_key}
+        upsert = statement.on_conflict_do_update(
+            index_elements=[ATTESTERS.c.agent_id], set_=changed, where=ATTESTERS.c.fence <= statement.excluded.fence
+        )
+        async with transaction(self._engine) as connection:
+            for start in range(0, len(rows), BATCH):
+                await connection.execute(upsert, [msgspec.structs.asdict(row) for row in rows[start : start + BATCH]])
+
+    async def delete(self, agent_id: str, fence: int) -> None:
+        """Remove the row of ``agent_id`` unless a newer fence has written it."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(
+                sa.delete(ATTESTERS).where(ATTESTERS.c.agent_id == agent_id, ATTESTERS.c.fence <= fence)
+            )
+
+    async def _rows(self, query: sa.Select[tuple[object, ...]]) -> list[Row]:
+        async with reading(self._engine) as connection:
+            return [Row(**row) for row in (await connection.execute(query)).mappings()]
+
+
+def pack_findings(findings: list[Finding]) -> bytes:
+    """Return ``findings`` as they are kept in a row."""
+    return msgspec.msgpack.encode(findings)
+
+
+def unpack_findings(data: bytes) -> list[Finding]:
+    """Return the findings of a row."""
+    return msgspec.msgpack.decode(data, type=list[Finding])

@@ -1,0 +1,204 @@
+"""The life of a worker: heartbeat, its share of the partitions, and their leases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from attestream.bus import keyvalue
+from attestream.bus.connection import Bus
+from attestream.config import VerifierConfig
+from attestream.errors import AttestreamError, BusError
+from schemas import subjects, topology
+from schemas.attestation import Evidence
+from schemas.base import Decoder, SchemaError, encode
+from schemas.commands import WorkerStatus
+from services.verifier.attester import Attester
+from services.verifier.desk import Desk
+from services.verifier.journal import Journal
+from services.verifier.lease import Lease, boot_clock
+from services.verifier.membership import assign
+from services.verifier.partition import Partition, Services
+from services.verifier.policies import Policies
+from services.verifier.scheduler import Scheduler
+from services.verifier.store import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.25
+"""Time between two looks at who is alive and which leases are free."""
+
+_EVIDENCE: Final = Decoder[Evidence](Evidence)
+
+
+class Worker:
+    """One worker of the pool. :meth:`run` until it is cancelled, then :meth:`stop`."""
+
+    def __init__(self, bus: Bus, store: Store, settings: VerifierConfig, secret: bytes, clock: Callable[[], int]) -> None:
+        self.name = settings.worker_id or f"w-{secrets.token_hex(4)}"
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._inbox = bus.nc.new_inbox()
+        self._partitions: dict[int, Partition] = {}
+        self._started_at = clock()
+        self._renewed = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._roster: dict[str, Attester] = {}
+        journal = Journal(bus, store, clock, self.name, settings.flush_ms)
+        self.scheduler = Scheduler(
+            bus,
+            secret,
+            clock,
+            cap=settings.challenges_in_flight,
+            timeout_ms=settings.challenge_timeout_ms,
+            reply_prefix=self._inbox,
+        )
+        desk = Desk(bus, journal, self.scheduler, clock, secret=secret, window_ms=2 * settings.challenge_timeout_ms)
+        self.services = Services(
+            bus=bus,
+            worker=self.name,
+            settings=settings,
+            clock=clock,
+            store=store,
+            policies=Policies(bus, clock),
+            journal=journal,
+            scheduler=self.scheduler,
+            desk=desk,
+            roster=self._roster,
+        )
+
+    def attester(self, agent_id: str) -> Attester | None:
+        """Return the agent if this worker owns it."""
+        return self._roster.get(subjects.token(agent_id))
+
+    def status(self) -> WorkerStatus:
+        """Return what the worker tells about itself."""
+        return WorkerStatus(
+            worker=self.name,
+            started_at=self._started_at,
+            partitions=sorted(self._partitions),
+            agents=len(self._roster),
+            attestations=self.services.desk.appraised,
+            in_flight=self.scheduler.in_flight,
+        )
+
+    async def run(self) -> None:
+        """Take part in the pool, for ever."""
+        await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._answer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.services.journal.run())
+            group.create_task(self.scheduler.run())
+            group.create_task(self._take_part())
+
+    async def stop(self) -> None:
+        """Hand everything over: rows first, then the leases, so that the next owner finds all."""
+        await self._quietly(self.services.journal.flush())
+        await asyncio.gather(*(self._quietly(self._give_up(index)) for index in list(self._partitions)))
+        await self._quietly(keyvalue.delete(self._bus, topology.WORKERS.name, self.name))
+
+    async def _take_part(self) -> None:
+        while True:
+            try:
+                await self._turn()
+            except AttestreamError as error:
+                log.warning("the pool is out of reach: %s", error.message)
+                await self._drop_lapsed()
+            await asyncio.sleep(LOOK_S)
+
+    async def _turn(self) -> None:
+        lifetime = self._settings.partition_lease_s
+        if boot_clock() - self._renewed >= lifetime / 3:
+            self._renewed = boot_clock()
+            status = encode(self.status())
+            await keyvalue.put(self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime)
+            await self._renew()
+        alive = await keyvalue.entries(self._bus, topology.WORKERS.name)
+        share = set(assign([*alive, self.name], subjects.PARTITIONS)[self.name])
+        for index in [index for index in self._partitions if index not in share]:
+            log.info("partition %d moves to another worker", index)
+            await self.services.journal.flush()
+            await self._give_up(index)
+        wanted = share - self._partitions.keys()
+        if wanted:
+            held = await keyvalue.entries(self._bus, topology.LEASES.name)
+            free = [index for index in sorted(wanted) if str(index) not in held]
+            await asyncio.gather(*(self._take(index) for index in free))
+            if free:
+                log.info("owns %d partitions with %d agents", len(self._partitions), len(self._roster))
+
+    async def _renew(self) -> None:
+        kept = await asyncio.gather(
+            *(partition.lease.renew(self._clock()) for partition in self._partitions.values()), return_exceptions=True
+        )
+        for partition, outcome in zip(list(self._partitions.values()), kept, strict=True):
+            if outcome is False:
+                log.warning("partition %d is lost to another worker", partition.index)
+                del self._partitions[partition.index]
+                await self._quietly(partition.close())
+            elif isinstance(outcome, BusError):
+                log.warning("the lease of partition %d could not be renewed: %s", partition.index, outcome.message)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _drop_lapsed(self) -> None:
+        for index, partition in list(self._partitions.items()):
+            if not partition.lease.valid:
+                del self._partitions[index]
+                await self._quietly(partition.close())
+
+    async def _take(self, index: int) -> None:
+        lease = Lease(self._bus, index, self.name, self._settings.partition_lease_s)
+        if not await lease.acquire(self._clock()):
+            return
+        partition = Partition(index, lease, self.services)
+        try:
+            await partition.open()
+        except AttestreamError as error:
+            log.error("partition %d can not be opened: %s", index, error.message)
+            await self._quietly(partition.close())
+            await self._quietly(lease.release())
+            return
+        self._partitions[index] = partition
+
+    async def _give_up(self, index: int) -> None:
+        partition = self._partitions.pop(index)
+        await self._quietly(partition.close())
+        await self._quietly(partition.lease.release())
+
+    async def _answer(self, message: Any) -> None:
+        token = message.subject.rpartition(".")[2]
+        attester = self._roster.get(token)
+        if attester is None:
+            return
+        if not message.data:
+            # The server's own answer when nobody listens (status 503).
+            self.scheduler.absent(attester)
+            return
+        try:
+            evidence = _EVIDENCE.decode(message.data)
+        except SchemaError as error:
+            log.warning("%s answered with what is not evidence: %s", attester.agent_id, error)
+            return
+        if evidence.agent_id != attester.agent_id:
+            return
+        now = self._clock()
+        if not self.services.desk.routine(attester, evidence, now) and not attester.busy:
+            attester.busy = True
+            task = asyncio.ensure_future(self._settle(attester, evidence, now))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, attester: Attester, evidence: Evidence, received_at: int) -> None:
+        # What can not be written now is not lost: the agent stays where it was and is challenged again.
+        await self._quietly(self.services.desk.receive(attester, evidence, received_at))
+
+    @staticmethod
+    async def _quietly(work: Any) -> None:
+        try:
+            await work
+        except AttestreamError as error:
+            log.warning("%s", error.message)

@@ -1,0 +1,77 @@
+"""Evidence of several parts is whole again in any order of arrival, and what never becomes whole is given up."""
+
+import itertools
+
+import msgspec
+
+from schemas.attestation import Evidence, EvidencePart, ImaDelta
+from services.verifier.assembly import LIFETIME_MS, Assembly
+
+HEAD = Evidence(
+    agent_id="a",
+    enrolment=1,
+    nonce=b"n",
+    seq=7,
+    issued_at=1,
+    quote=b"q",
+    signature=b"s",
+    transport_key=b"t",
+    ima=ImaDelta(ima_first=0, count=3, data=b""),
+    parts=3,
+)
+PARTS = [
+    EvidencePart(agent_id="a", seq=7, index=0, boot=False, data=b"one"),
+    EvidencePart(agent_id="a", seq=7, index=1, boot=False, data=b"two"),
+    EvidencePart(agent_id="a", seq=7, index=2, boot=True, data=b"boot"),
+]
+
+
+def offer(assembly, message, delivery, now=0):
+    return assembly.head(message, delivery, now) if isinstance(message, Evidence) else assembly.part(message, delivery, now)
+
+
+def test_any_order_gives_the_whole():
+    for order in itertools.permutations([HEAD, *PARTS]):
+        assembly = Assembly()
+        wholes = [offer(assembly, message, object()) for message in order]
+        assert wholes[:3] == [None, None, None]
+        whole = wholes[3]
+        assert whole.evidence.ima.data == b"onetwo"
+        assert whole.evidence.boot_log == b"boot"
+        assert whole.evidence.parts == 0
+        assert len(whole.deliveries) == 4
+        assert assembly.drain() == []
+
+
+def test_a_part_twice_counts_once_but_is_acknowledged_twice():
+    assembly = Assembly()
+    offer(assembly, HEAD, "h")
+    offer(assembly, PARTS[0], "p0")
+    offer(assembly, PARTS[0], "p0 again")
+    offer(assembly, PARTS[1], "p1")
+    whole = offer(assembly, PARTS[2], "p2")
+    assert whole.evidence.ima.data == b"onetwo"
+    assert len(whole.deliveries) == 5
+
+
+def test_what_stays_incomplete_is_given_up():
+    assembly = Assembly()
+    offer(assembly, PARTS[0], "p0", now=0)
+    assert assembly.expire(LIFETIME_MS) == []
+    assert assembly.expire(LIFETIME_MS + 1) == ["p0"]
+
+
+def test_evidence_of_an_older_challenge_is_given_up():
+    assembly = Assembly()
+    offer(assembly, PARTS[0], "old")
+    offer(assembly, msgspec.structs.replace(PARTS[0], seq=9), "new")
+    assert assembly.forget("a", 9) == ["old"]
+    assert assembly.drain() == ["new"]
+
+
+def test_parts_out_of_bounds_are_not_kept():
+    assembly = Assembly()
+    offer(assembly, msgspec.structs.replace(PARTS[0], index=100_000), "far")
+    offer(assembly, msgspec.structs.replace(PARTS[0], index=-1), "negative")
+    offer(assembly, HEAD, "h")
+    assert offer(assembly, PARTS[1], "p1") is None
