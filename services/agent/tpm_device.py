@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from tpm2_pytss import (
@@ -26,30 +23,23 @@ from tpm2_pytss import (
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
-    TPML_PCR_SELECTION,
     TPMS_CONTEXT,
     TPMT_SYM_DEF,
     TSS2_Exception,
 )
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
-from attestream.errors import AttestreamError, MalformedError, TpmError
+from attestream.errors import MalformedError
+from services.agent import tpm_pcrs
 from services.agent.private_file import read_private, write_private
 from services.agent.tpm_nv import ek_certificates
+from services.agent.tpm_pcrs import Banks
 from services.agent.tpm_templates import EK_KINDS, attestation_key, attestation_kind, endorsement_kind, storage_root
+from services.agent.tpm_transport import Transport, refused_for_good
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
-_BUSY_S: Final = 5.0
-_FIRST_PAUSE_S: Final = 0.005
-_LONGEST_PAUSE_S: Final = 0.25
 _KEY_FILE_LIMIT: Final = 16_384
-
-_LAYER: Final = 0xFFFF0000
-_TPM_LAYERS: Final = (0x00000000, 0x000B0000)  # the TPM itself, or the resource manager in its stead
-_PASSING: Final = frozenset((0x902, 0x903, 0x904, 0x908, 0x90A, 0x922))
-"""TPM_RC_OBJECT_MEMORY, SESSION_MEMORY, MEMORY, YIELDED, TESTING, RETRY: the TPM is in use, or not ready."""
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -87,16 +77,12 @@ class TpmDevice:
         ek: str = "rsa2048",
         ak: str = "rsa2048",
         ak_scheme: str = "",
-        busy_s: float = _BUSY_S,
+        busy_s: float = 5.0,
     ) -> None:
         self._ek_kind = endorsement_kind(ek)
         self._ak_kind = attestation_kind(ak, ak_scheme)
-        # Failures reach the caller with their text; TSS2's own log would print each one a second time.
-        os.environ.setdefault("TSS2_LOG", "all+NONE")
-        self._tcti = tcti
+        self._transport = Transport(tcti, busy_s=busy_s)
         self._key_file = data_dir / "ak.key"
-        self._busy_s = busy_s
-        self._lock = threading.Lock()
         self._stored: StoredKey | None = None
         self._saved: TPMS_CONTEXT | None = None
 
@@ -110,7 +96,7 @@ class TpmDevice:
             with self._endorsement(tpm) as (_, public):
                 return EndorsementKey(public=public.marshal(), certificates=ek_certificates(tpm, self._ek_kind))
 
-        return self._run("derive the EK", derive)
+        return self._transport.run("derive the EK", derive)
 
     def attestation_key(self) -> bytes:
         """Return the AK's TPM2B_PUBLIC. A new AK is made only when there is none that this TPM can load.
@@ -123,7 +109,7 @@ class TpmDevice:
             with self._attestation(tpm):
                 return self._stored.public if self._stored else b""
 
-        return self._run("load the AK", public)
+        return self._transport.run("load the AK", public)
 
     def activate(self, credential: bytes, secret: bytes) -> bytes:
         """Return what was sealed to this TPM's EK and AK (TPM2_ActivateCredential, TPM 2.0 Part 3, section 12.5).
@@ -144,42 +130,29 @@ class TpmDevice:
             with self._attestation(tpm) as ak, self._endorsement(tpm) as (ek, _), _endorsement_session(tpm) as session:
                 return bytes(tpm.activate_credential(ak, ek, blob, seed, session1=ESYS_TR.PASSWORD, session2=session))
 
-        return self._run("activate the credential", activate)
+        return self._transport.run("activate the credential", activate)
 
-    def quote(self, qualifying: bytes, banks: Mapping[str, Sequence[int]]) -> tuple[bytes, bytes]:
+    def quote(self, qualifying: bytes, banks: Banks) -> tuple[bytes, bytes]:
         """Return TPMS_ATTEST and TPMT_SIGNATURE of a quote by the AK over ``banks`` (bank -> PCR indexes).
 
         :raises TpmError: when the TPM refuses or can not be reached.
         """
-        selection = _selection(banks)
+        selection = tpm_pcrs.selection(banks)
 
         def quote(tpm: ESAPI) -> tuple[bytes, bytes]:
             with self._attestation(tpm) as ak:
                 attest, signature = tpm.quote(ak, selection, qualifying)
                 return bytes(attest), bytes(signature.marshal())
 
-        return self._run("quote", quote)
+        return self._transport.run("quote", quote)
 
-    def read_pcrs(self, banks: Mapping[str, Sequence[int]]) -> dict[str, dict[int, bytes]]:
+    def read_pcrs(self, banks: Banks) -> dict[str, dict[int, bytes]]:
         """Return the values of ``banks`` (bank -> PCR indexes); a bank or PCR that the TPM does not have is left out.
 
         :raises TpmError: when the TPM refuses or can not be reached.
         """
 
-        def read(tpm: ESAPI) -> dict[str, dict[int, bytes]]:
-            values: dict[str, dict[int, bytes]] = {}
-            for bank, indexes in banks.items():
-                wanted = list(indexes)
-                while wanted:
-                    _, answered, digests = tpm.pcr_read(_selection({bank: wanted}))
-                    got = _indexes(answered)
-                    if not got:
-                        break
-                    values.setdefault(bank, {}).update(zip(got, (bytes(digest) for digest in digests), strict=True))
-                    wanted = [index for index in wanted if index not in got]
-            return values
-
-        return self._run("read PCRs", read)
+        return self._transport.run("read PCRs", lambda tpm: tpm_pcrs.read(tpm, banks))
 
     @contextlib.contextmanager
     def _endorsement(self, tpm: ESAPI) -> Iterator[tuple[ESYS_TR, TPM2B_PUBLIC]]:
@@ -210,7 +183,7 @@ class TpmDevice:
         try:
             return tpm.context_load(self._saved)
         except TSS2_Exception as error:
-            if not _refused_for_good(error):
+            if not refused_for_good(error):
                 raise
             self._saved = None  # the TPM was reset since
             return None
@@ -225,7 +198,7 @@ class TpmDevice:
             with _storage_root(tpm) as parent:
                 handle = tpm.load(parent, private, public)
         except TSS2_Exception as error:
-            if not _refused_for_good(error):
+            if not refused_for_good(error):
                 raise
             _log.warning("the stored AK does not load in this TPM (%s): a new one will be made", error)
             return None
@@ -258,25 +231,6 @@ class TpmDevice:
             return None
         return stored
 
-    def _run(self, what: str, operation: Callable[[ESAPI], _T]) -> _T:
-        """Do ``operation`` on the opened TPM; while it is busy or away, try again until ``busy_s`` is over."""
-        deadline = time.monotonic() + self._busy_s
-        pause = _FIRST_PAUSE_S
-        with self._lock:
-            while True:
-                try:
-                    with ESAPI(self._tcti) as tpm:
-                        return operation(tpm)
-                except TSS2_Exception as error:
-                    if _refused_for_good(error) or time.monotonic() + pause > deadline:
-                        raise TpmError(f"the TPM did not {what}: {error}") from error
-                except AttestreamError:
-                    raise
-                except (RuntimeError, ValueError) as error:  # tpm2-pytss's own checks of a TCTI string or an argument
-                    raise TpmError(f"the TPM can not {what}: {error}") from error
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-
 
 @contextlib.contextmanager
 def _storage_root(tpm: ESAPI) -> Iterator[ESYS_TR]:
@@ -304,21 +258,3 @@ def _endorsement_session(tpm: ESAPI) -> Iterator[ESYS_TR]:
 def _flush(tpm: ESAPI, handle: ESYS_TR) -> None:
     with contextlib.suppress(TSS2_Exception):
         tpm.flush_context(handle)
-
-
-def _refused_for_good(error: TSS2_Exception) -> bool:
-    """Whether the TPM itself has refused, and would again: not a transport that failed, nor a TPM that is busy."""
-    return (error.rc & _LAYER) in _TPM_LAYERS and (error.rc & ~_LAYER) not in _PASSING
-
-
-def _selection(banks: Mapping[str, Sequence[int]]) -> TPML_PCR_SELECTION:
-    text = "+".join(f"{bank}:{','.join(str(index) for index in indexes)}" for bank, indexes in banks.items())
-    return TPML_PCR_SELECTION.parse(text)
-
-
-def _indexes(selection: TPML_PCR_SELECTION) -> list[int]:
-    """Return the PCR indexes of the first bank in ``selection``, ascending."""
-    for bank in selection:
-        bits = int.from_bytes(bytes(bank.pcrSelect)[: bank.sizeofSelect], "little")
-        return [index for index in range(bits.bit_length()) if bits >> index & 1]
-    return []

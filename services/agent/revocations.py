@@ -1,0 +1,180 @@
+"""Hears revocations, verifies them, and misses none.
+
+The server sends each stored revocation to connected agents with its sequence in the stream. A gap in the sequences, a start
+and a reconnect are followed by reading what is missing from the stream itself; so is a long quiet time, for the last message
+of all may be the one that was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from nats.aio.msg import Msg
+
+from attestream.bus.connection import Bus
+from attestream.bus.stored import get_batch
+from attestream.errors import AttestreamError, BusError, ConfigError
+from attestream.signing import TrustedKeys
+from schemas import subjects, topology
+from schemas.base import Decoder, SchemaError
+from schemas.events import Revocation, Signed
+from services.agent.private_file import read_private, write_private
+
+_log = logging.getLogger(__name__)
+
+CATCH_UP_S: Final = (600.0, 900.0)
+"""Range of the time between two catch-ups of an agent that has heard nothing wrong."""
+
+MAX_IDS: Final = 1024
+"""Revocations that are remembered, so that none is acted on twice."""
+
+_BATCH: Final = 200
+_FILE_NAME: Final = "revocations.state"
+_FILE_LIMIT: Final = 1 << 20
+_SIGNED: Final = Decoder[Signed](Signed)
+
+Action = Callable[[Revocation], Awaitable[object]]
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What is kept in the data directory."""
+
+    sequence: int = 0
+    """Of the last revocation that was dealt with."""
+    ids: list[str] = []
+
+
+class Revocations:
+    """Calls ``action`` for each verified revocation, at least once over the life of the data directory.
+
+    :param keys: whose signatures are believed. What they did not sign is logged and counted (:attr:`refused`), nothing more.
+    """
+
+    def __init__(self, bus: Bus, keys: TrustedKeys, data_dir: Path, action: Action) -> None:
+        self.refused = 0
+        """Messages that could not be verified."""
+        self.verified = 0
+        """Revocations that were acted on."""
+        self._bus = bus
+        self._keys = keys
+        self._file = data_dir / _FILE_NAME
+        self._action = action
+        self._lock = asyncio.Lock()
+        state = self._load()
+        self._last = state.sequence
+        self._ids = OrderedDict.fromkeys(state.ids)
+
+    async def run(self) -> None:
+        """Hear and catch up for ever.
+
+        :raises BusError: when the connection is closed for good.
+        """
+        behind = asyncio.Event()
+        behind.set()
+
+        async def notice() -> None:
+            behind.set()
+
+        forget = self._bus.on_reconnect(notice)
+        subscription = await self._bus.subscribe(subjects.REVOKED, self._hear)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(random.uniform(*CATCH_UP_S)):  # noqa: S311 - jitter, not a secret
+                        await behind.wait()
+                except TimeoutError:
+                    _log.debug("looking for missed revocations")
+                behind.clear()
+                try:
+                    await self.catch_up()
+                except BusError as error:
+                    _log.warning("missed revocations can not be read: %s", error)
+                    await asyncio.sleep(random.uniform(1, 5))  # noqa: S311 - jitter, not a secret
+                    behind.set()
+        finally:
+            forget()
+            if not self._bus.nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def catch_up(self) -> None:
+        """Deal with what the stream holds behind the last known sequence.
+
+        :raises BusError: when the stream can not be read.
+        """
+        async with self._lock:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        while True:
+            request = {"seq": self._last + 1, "batch": _BATCH, "next_by_subj": ">"}
+            batch = await get_batch(self._bus, topology.REVOCATIONS.name, request)
+            for stored in batch.messages:
+                await self._deal(stored.data)
+                self._last = max(self._last, stored.sequence)
+            if not batch.messages:
+                return
+            await self._store()
+
+    async def _hear(self, message: Msg) -> None:
+        try:
+            sequence = int((message.headers or {}).get(subjects.HEADER_SEQUENCE, "0"))
+        except ValueError:
+            sequence = 0
+        async with self._lock:
+            new = await self._deal(message.data)
+            # Anyone might claim any sequence here: but for a revocation that is new, only the stream moves the mark.
+            if new and sequence == self._last + 1:
+                self._last = sequence
+                await self._store()
+                return
+            if new and sequence <= self._last:
+                _log.warning("the revocations' stream has begun anew; reading all of it")
+                self._last = 0
+            try:
+                await self._catch_up()
+            except BusError as error:
+                _log.warning("missed revocations can not be read: %s", error)
+
+    async def _deal(self, data: bytes) -> bool:
+        """Verify one message and act on it, unless that was done before; return whether it was new."""
+        try:
+            revocation = self._keys.open(_SIGNED.decode(data), Revocation)
+        except (SchemaError, AttestreamError) as error:
+            self.refused += 1
+            _log.warning("a revocation was not believed: %s", error)
+            return False
+        if revocation.id in self._ids:
+            return False
+        culprits = ", ".join(finding.culprit or finding.code for finding in revocation.findings[:3])
+        _log.warning("agent %s is revoked: %s", revocation.agent_id, culprits)
+        await self._action(revocation)
+        self.verified += 1
+        self._ids[revocation.id] = None
+        while len(self._ids) > MAX_IDS:
+            self._ids.popitem(last=False)
+        return True
+
+    def _load(self) -> _State:
+        data = read_private(self._file, _FILE_LIMIT)
+        if data is None:
+            return _State()
+        try:
+            return msgspec.msgpack.decode(data, type=_State)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _log.warning("%s is damaged: all revocations will be read again", self._file)
+            return _State()
+
+    async def _store(self) -> None:
+        state = _State(sequence=self._last, ids=list(self._ids))
+        try:
+            await asyncio.to_thread(write_private, self._file, msgspec.msgpack.encode(state))
+        except ConfigError as error:
+            # Without the file revocations are acted on again after a restart; that is better than not at all.
+            _log.error("%s", error)

@@ -1,0 +1,166 @@
+"""Puts the agent together and keeps it running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from attestream.bus.connection import Bus, BusSettings, connect
+from attestream.config import AgentConfig
+from attestream.errors import AttestreamError, BusError, ConfigError
+from attestream.signing import TrustedKeys
+from schemas import subjects
+from schemas.events import Revocation
+from services.agent import identity as identities
+from services.agent.answering import Answerer
+from services.agent.enrolment import enrol
+from services.agent.evidence import Attester, EvidenceMaker
+from services.agent.hook import run_hook
+from services.agent.identity import Identity
+from services.agent.ima_log import ImaLog
+from services.agent.presence import Presence
+from services.agent.revocations import Revocations
+from services.agent.tpm_device import TpmDevice
+from services.agent.watch import Watch
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_PAUSE_S: Final = 2.0
+_MAX_KEY_BYTES: Final = 65_536
+
+
+def now_ms() -> int:
+    """Return the Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Agent:
+    """The agent of one machine.
+
+    :param settings: how the bus is reached; the agent waits for a bus that is not there yet.
+    """
+
+    def __init__(self, config: AgentConfig, settings: BusSettings) -> None:
+        self._config = config
+        self._settings = settings
+        self._ima = _ima_log(config)
+        self._tpm = TpmDevice(config.tcti, config.data_dir, ek=config.ek, ak=config.ak, ak_scheme=config.ak_scheme)
+        self._executor = ThreadPoolExecutor(1, "tpm")
+
+    async def run(self) -> None:
+        """Enrol where that is needed, then attest until cancelled.
+
+        :raises ConfigError: when the configuration or the data directory can not be used.
+        :raises TpmError: when the TPM can not be used.
+        :raises BusError: when the bus has closed the connection for good.
+        """
+        keys = _trusted_keys(self._config.revocation_keys)
+        identity = identities.load(self._config.data_dir, self._config.id)
+        bus = await _connect(self._settings)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_until_closed(bus))
+                if keys is not None:
+                    # Revocations of others count also for a machine that is not enrolled yet.
+                    tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
+                enrolled = await enrol(bus, self._tpm, identity, self._executor)
+                identities.store(self._config.data_dir, enrolled)
+                await self._attest(bus, enrolled, tasks)
+        except BaseExceptionGroup as group:
+            known, others = group.split(AttestreamError)
+            if known is None or others is not None:
+                raise
+            raise _first(known) from group
+        finally:
+            await bus.close()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _attest(self, bus: Bus, identity: Identity, tasks: asyncio.TaskGroup) -> None:
+        attester = Attester(
+            agent_id=identity.agent_id, enrolment=identity.enrolment, transport_key=identity.transport_digest
+        )
+        maker = EvidenceMaker(attester, self._tpm, ima=self._ima, boot_log=self._config.boot_log)
+        answerer = Answerer(bus, identity.agent_id, maker, self._executor)
+        tasks.create_task(answerer.run())
+        await bus.subscribe(subjects.challenge(identity.agent_id), answerer.hear)
+        # The server must know of the subscription before anyone is told that challenges are heard.
+        await bus.nc.flush()
+        if self._ima is not None:
+            watch = Watch(bus, identity.agent_id, self._ima, poll_s=self._config.poll_ms / 1000, now=now_ms)
+            await watch.begin()
+            tasks.create_task(watch.run())
+        tasks.create_task(Presence(bus, identity.agent_id, identity.enrolment, now=now_ms).run())
+        _log.info("agent %s is ready", identity.agent_id)
+
+    async def _act(self, revocation: Revocation) -> None:
+        if self._config.revocation_hook:
+            await run_hook(self._config.revocation_hook, revocation)
+
+
+async def run(config: AgentConfig, settings: BusSettings) -> None:
+    """Run an agent until SIGTERM or SIGINT.
+
+    :raises AttestreamError: as :meth:`Agent.run`.
+    """
+    task = asyncio.create_task(Agent(config, settings).run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        _log.info("stopped")
+
+
+async def _connect(settings: BusSettings) -> Bus:
+    while True:
+        try:
+            return await connect(settings)
+        except BusError as error:
+            _log.warning("waiting for the bus: %s", error)
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+async def _until_closed(bus: Bus) -> None:
+    closed = asyncio.Event()
+
+    async def notice() -> None:
+        closed.set()
+
+    bus.on_closed(notice)
+    await closed.wait()
+    raise BusError("the bus has closed the connection for good")
+
+
+def _first(group: BaseExceptionGroup[AttestreamError]) -> AttestreamError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, AttestreamError)
+    return error
+
+
+def _ima_log(config: AgentConfig) -> ImaLog | None:
+    return ImaLog(config.ima_log, ascii_form=config.ima_log_format == "ascii") if config.ima_log else None
+
+
+def _trusted_keys(paths: list[Path]) -> TrustedKeys | None:
+    if not paths:
+        _log.info("no agent.revocation_keys are configured: revocations are not heard")
+        return None
+    pems = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                pems.append(file.read(_MAX_KEY_BYTES))
+        except OSError as error:
+            raise ConfigError(f"the revocation key {path} can not be read: {error.strerror}") from error
+    try:
+        return TrustedKeys.from_pems(pems)
+    except AttestreamError as error:
+        raise ConfigError(f"agent.revocation_keys: {error.message}") from error
