@@ -1,8 +1,8 @@
 """Webhooks: each receiver has its own durable consumer, so that it gets everything in order and delays nobody else.
 
 A delivery that fails is given back to the server with a delay that grows with the number of deliveries, which the server
-counts: neither the message nor the pace is lost when the notifier restarts. Only one message of a sink is under way at any time,
-so that a later one never overtakes one that waits.
+counts: neither the message nor the pace is lost when the notifier restarts. Only one message of a sink is under way at any
+time, so that a later one never overtakes one that waits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def durable_name(sink: str) -> str:
 
 
 def delay_s(deliveries: int, base_s: float, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """Return the seconds to wait after failed delivery ``deliveries`` (from 1): doubling from ``base_s`` to 60, with jitter."""
+    """Return the seconds to wait after failed delivery ``deliveries`` (from 1): doubling from ``base_s`` to 60, jittered."""
     longest = min(LONGEST_DELAY_S, base_s * 2.0 ** min(max(deliveries, 1) - 1, 16))
     return uniform(longest / 2, longest)
 

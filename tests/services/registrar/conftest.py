@@ -1,0 +1,96 @@
+"""A registrar in this process on a real bus, and agents with software TPMs."""
+
+import secrets
+
+import pytest
+
+from attestream.bus import stored
+from attestream.config import DatabaseUrl, RegistrarConfig
+from devtools.soft_agent import SoftAgent
+from devtools.soft_tpm import KeyPool, SoftTpm
+from schemas import subjects, topology
+from schemas.base import decode, encode
+from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled
+from schemas.events import Event
+from services.registrar.service import serving
+
+
+class Clock:
+    """A clock that stands still until it is moved. Milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def config(database_url):
+    return RegistrarConfig(database_url=DatabaseUrl(database_url), accept_ek="any")
+
+
+@pytest.fixture
+async def registrar(bus, config, clock):
+    async with serving(bus, config, clock=clock) as registrar:
+        yield registrar
+
+
+@pytest.fixture(scope="session")
+def make_agent():
+    """Makes agents, each with a new AK. Those of one ``machine`` share its EK."""
+    pools: dict[str, KeyPool] = {}
+
+    def make(agent_id: str, *, kind: str = "p256", machine: str = "") -> SoftAgent:
+        keys = pools.setdefault(machine or secrets.token_hex(8), KeyPool(1))
+        return SoftAgent(agent_id, SoftTpm(ek=kind, ak=kind, ak_policy=secrets.token_bytes(32), keys=keys))
+
+    return make
+
+
+@pytest.fixture
+def enrol(bus):
+    """Takes an agent through the whole enrolment, over the bus, as a real agent does."""
+
+    async def run(agent: SoftAgent) -> Enrolled:
+        request = agent.enrol_request()
+        challenge = await bus.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge)
+        return await bus.request(subjects.REGISTRAR_ACTIVATE, activation(agent, request, challenge), Enrolled)
+
+    return run
+
+
+def activation(agent, request, challenge) -> ActivateRequest:
+    return ActivateRequest(
+        agent_id=agent.agent_id,
+        challenge_id=challenge.challenge_id,
+        proof=agent.proof(encode(request), encode(challenge)),
+    )
+
+
+@pytest.fixture
+def activate(bus):
+    """Sends an agent's proof of a challenge."""
+
+    async def run(agent, request, challenge) -> Enrolled:
+        return await bus.request(subjects.REGISTRAR_ACTIVATE, activation(agent, request, challenge), Enrolled)
+
+    return run
+
+
+@pytest.fixture
+def events(bus):
+    """Returns every event on the record about an agent, in order."""
+
+    async def read(agent_id: str) -> list[Event]:
+        batch = await stored.get_batch(
+            bus, topology.EVENTS.name, {"seq": 1, "batch": 1000, "next_by_subj": subjects.events_of(agent_id)}
+        )
+        return [decode(message.data, Event) for message in batch.messages]
+
+    return read
