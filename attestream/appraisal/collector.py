@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attestream.appraisal.findings import FAILURE, FINDINGS, WARNING, finding
+from attestream.appraisal.findings import FAILURE, FINDINGS, finding
 from schemas.events import Finding
 
 MAX_FINDINGS: Final = 64
@@ -12,28 +12,31 @@ MAX_FINDINGS: Final = 64
 
 
 class Collector:
-    """Gathers the findings of one appraisal, at most :data:`MAX_FINDINGS` and a last one for the rest."""
+    """Gathers findings; those that end trust are listed first and are never crowded out by the others."""
 
-    __slots__ = ("_findings", "_more", "failed")
+    __slots__ = ("_count", "_failures", "_others")
 
     def __init__(self) -> None:
-        self._findings: list[Finding] = []
-        self._more = 0
-        self.failed = False
+        self._failures: list[Finding] = []
+        self._others: list[Finding] = []
+        self._count = 0
+
+    @property
+    def failed(self) -> bool:
         """Whether a finding so far ends trust."""
+        return bool(self._failures)
 
     def add(self, code: str, culprit: str = "", message: str = "") -> None:
-        """Add the finding ``code``; arguments as of :func:`finding`."""
-        self.failed = self.failed or FINDINGS[code].severity == FAILURE
-        if len(self._findings) < MAX_FINDINGS:
-            self._findings.append(finding(code, culprit, message))
-        else:
-            self._more += 1
+        """Add the finding ``code``; arguments as of :func:`attestream.appraisal.findings.finding`."""
+        self._count += 1
+        kept = self._failures if FINDINGS[code].severity == FAILURE else self._others
+        if len(kept) < MAX_FINDINGS:
+            kept.append(finding(code, culprit, message))
 
     def all(self) -> tuple[Finding, ...]:
-        """Return what was gathered. The last one fails when any did, so that the list speaks for the verdict."""
-        if not self._more:
-            return tuple(self._findings)
-        message = f"{self._more} more findings are not listed."
-        severity = FAILURE if self.failed else WARNING
-        return (*self._findings, finding("runtime.more-findings", "", message, severity=severity))
+        """Return at most :data:`MAX_FINDINGS` findings, and one more that counts the rest when there is a rest."""
+        if not self._count:
+            return ()
+        listed = (*self._failures, *self._others)[:MAX_FINDINGS]
+        more = self._count - len(listed)
+        return (*listed, finding("runtime.more-findings", "", f"{more} more findings are not listed.")) if more else listed

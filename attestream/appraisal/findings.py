@@ -170,19 +170,18 @@ FINDINGS: Final = {kind.code: kind for kind in _KINDS}
 """Code -> meaning, in the order of the documentation."""
 
 
-def finding(code: str, culprit: str = "", message: str = "", *, severity: str = "") -> Finding:
+def finding(code: str, culprit: str = "", message: str = "") -> Finding:
     """Return the finding ``code`` about ``culprit``.
 
     :param culprit: safe to print: see :func:`attestream.appraisal.text.printable`.
     :param message: a sentence instead of the code's summary.
-    :param severity: instead of the code's own.
     :raises KeyError: when the code is not in the registry.
     """
     kind = FINDINGS[code]
     return Finding(
         code=code,
         layer=kind.layer,
-        severity=severity or kind.severity,
+        severity=kind.severity,
         culprit=culprit,
         message=message or kind.summary,
         remedy=kind.remedy,

@@ -6,17 +6,16 @@ Source: Linux ``security/integrity/ima/ima_fs.c``. The binary form has the kerne
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from attestream.errors import MalformedError, UnsupportedError
+from attestream.ima.hashing import HASHES, bank_hash
 from attestream.ima.memo import Memo
 from attestream.ima.templates import TEMPLATES, Template
-from attestream.tpm.algorithms import HashAlgorithm, hash_named
 
 IMA_PCR: Final = 10
 MAX_TEMPLATE_NAME: Final = 128
@@ -25,14 +24,14 @@ MAX_TEMPLATE_DATA: Final = 1 << 20
 
 _NAME_LENGTH: Final = Struct("<I")
 _PCR_AND_DIGEST: Final = Struct("<I20s")
-_LOG_HASHES: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
+_LOG_HASHES: Final = {new(b"").digest_size: new for new in HASHES.values()}
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One measurement."""
 
     pcr: int
-    template: str
+    template: bytes
     path: bytes
     digest: bytes
     """Field ``d-ng``: algorithm, ``:``, NUL, digest."""
@@ -51,7 +50,7 @@ def read_binary(log: bytes, bank: str, memo: Memo | None = None) -> Iterator[Ent
     :raises MalformedError: at the entry that can not be parsed; what came before it has been yielded.
     :raises UnsupportedError: at an entry whose template is unknown, and at once for an unknown bank.
     """
-    bank_hash = hash_named(bank)
+    extend = bank_hash(bank)
     known = memo.of(bank) if memo is not None else None
     size = len(log)
     length_at = _NAME_LENGTH.unpack_from
@@ -70,7 +69,7 @@ def read_binary(log: bytes, bank: str, memo: Memo | None = None) -> Iterator[Ent
         entry = known.get(record) if known is not None else None
         if entry is None:
             pcr, digest = _PCR_AND_DIGEST.unpack_from(record)
-            entry = _entry(pcr, digest, log[name_at : data_at - 4], log[data_at:end], bank_hash)
+            entry = _entry(pcr, digest, log[name_at : data_at - 4], log[data_at:end], extend)
             if known is not None:
                 known.add(record, entry)
         yield entry
@@ -85,7 +84,7 @@ def read_ascii(log: bytes, bank: str, memo: Memo | None = None) -> Iterator[Entr
     :raises MalformedError: at the line that can not be parsed; what came before it has been yielded.
     :raises UnsupportedError: at an entry whose template is unknown, and at once for an unknown bank.
     """
-    bank_hash = hash_named(bank)
+    extend = bank_hash(bank)
     known = memo.of(bank) if memo is not None else None
     offset, size = 0, len(log)
     while offset < size:
@@ -93,14 +92,14 @@ def read_ascii(log: bytes, bank: str, memo: Memo | None = None) -> Iterator[Entr
         line = log[offset:] if end < 0 else log[offset:end]
         entry = known.get(line) if known is not None else None
         if entry is None:
-            entry = _ascii_entry(line, bank_hash)
+            entry = _ascii_entry(line, extend)
             if known is not None:
                 known.add(line, entry)
         yield entry
         offset = size if end < 0 else end + 1
 
 
-def _ascii_entry(line: bytes, bank: HashAlgorithm) -> Entry:
+def _ascii_entry(line: bytes, extend: Callable[[bytes], Any]) -> Entry:
     parts = line.lstrip(b" ").split(b" ", 3)
     if len(parts) != 4 or len(line) > 2 * MAX_TEMPLATE_DATA or not (parts[0].isdigit() and len(parts[0]) <= 2):
         raise MalformedError("the line is not an entry of the log")
@@ -109,25 +108,20 @@ def _ascii_entry(line: bytes, bank: HashAlgorithm) -> Entry:
         digest = bytes.fromhex(digest_hex.decode("ascii"))
     except ValueError as error:
         raise MalformedError("the template digest is not hexadecimal") from error
-    return _entry(int(pcr), digest, name, _template(name).from_ascii(fields), bank)
+    return _entry(int(pcr), digest, name, _template(name).from_ascii(fields), extend)
 
 
-def _entry(pcr: int, digest: bytes, name: bytes, data: bytes, bank: HashAlgorithm) -> Entry:
+def _entry(pcr: int, digest: bytes, name: bytes, data: bytes, extend: Callable[[bytes], Any]) -> Entry:
     path, file_digest, signature = _template(name).read(data)
-    violation = not any(digest)
+    violation = digest == bytes(len(digest))
     log_hash = _LOG_HASHES.get(len(digest))
     if log_hash is None:
         raise MalformedError(f"a template digest of {len(digest)} bytes is none that the kernel makes")
-    return Entry(
-        pcr=pcr,
-        template=name.decode("ascii"),
-        path=path,
-        digest=file_digest,
-        signature=signature,
-        violation=violation,
-        consistent=violation or hashlib.new(log_hash, data, usedforsecurity=False).digest() == digest,
-        value=b"\xff" * bank.size if violation else bank.new(data).digest(),
-    )
+    value = extend(data).digest()
+    if violation:
+        return Entry(pcr, name, path, file_digest, signature, violation=True, consistent=True, value=b"\xff" * len(value))
+    consistent = log_hash(data).digest() == digest
+    return Entry(pcr, name, path, file_digest, signature, violation=False, consistent=consistent, value=value)
 
 
 def _template(name: bytes) -> Template:

@@ -6,9 +6,7 @@ the first at which the running value equals the quoted PCR. Equality at two woul
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from attestream.tpm.algorithms import hash_named
+from attestream.ima.hashing import bank_hash
 
 
 class Replay:
@@ -18,12 +16,11 @@ class Replay:
     :param target: the quoted value.
     """
 
-    __slots__ = ("_digest", "proven", "seen", "target", "value")
+    __slots__ = ("_hash", "proven", "seen", "target", "value")
 
     def __init__(self, bank: str, start: bytes, target: bytes) -> None:
-        algorithm = hash_named(bank)
-        self._digest: Callable[[bytes], bytes] = algorithm.digest
-        self.value = start or bytes(algorithm.size)
+        self._hash = bank_hash(bank)
+        self.value: bytes = start or bytes(self._hash(b"").digest_size)
         """Running value; it stays at the quoted one when that has been reached."""
         self.target = target
         self.seen = 0
@@ -36,7 +33,7 @@ class Replay:
         self.seen += 1
         if self.proven is not None:
             return True
-        self.value = self._digest(self.value + value)
+        self.value = self._hash(self.value + value).digest()
         if self.value == self.target:
             self.proven = self.seen
         return False

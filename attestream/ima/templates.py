@@ -7,6 +7,7 @@ template that is not in it is unknown, and an unknown entry is never skipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from struct import Struct
 from typing import Final, NamedTuple
 
 from attestream.errors import MalformedError
@@ -43,6 +44,9 @@ DIGEST_SIZES: Final[Mapping[bytes, int]] = {
 """Name of a file digest's algorithm -> bytes (Linux ``crypto/hash_info.c``; ``sm3-256`` is the older name of ``sm3``)."""
 
 
+_length_at: Final = Struct("<I").unpack_from
+
+
 class Measurement(NamedTuple):
     """What an entry says about a file."""
 
@@ -70,14 +74,17 @@ def split_fields(data: bytes, count: int) -> list[bytes]:
     """
     fields: list[bytes] = []
     offset = 0
-    for _ in range(count):
+    size = len(data)
+    for number in range(count):
         start = offset + 4
-        offset = start + int.from_bytes(data[offset:start], "little")
-        if start > len(data) or offset > len(data):
-            raise MalformedError(f"field {len(fields)} of the template data runs over its end")
+        if start > size:
+            raise MalformedError(f"the template data ends before field {number}")
+        offset = start + _length_at(data, offset)[0]
+        if offset > size:
+            raise MalformedError(f"field {number} of the template data runs over its end")
         fields.append(data[start:offset])
-    if offset != len(data):
-        raise MalformedError(f"{len(data) - offset} bytes follow the last field of the template data")
+    if offset != size:
+        raise MalformedError(f"{size - offset} bytes follow the last field of the template data")
     return fields
 
 
