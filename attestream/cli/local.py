@@ -1,0 +1,121 @@
+"""Commands that start things on this machine: ``init``, ``up``, ``run``, ``demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+from urllib.parse import urlsplit
+
+import click
+
+from attestream.cli import exits
+from attestream.cli.output import write_json
+from attestream.cli.session import Session, json_option, pass_session
+from attestream.errors import ConfigError
+
+SERVICES: Final = ("registrar", "verifier", "notifier", "agent")
+DEFAULT_PORT: Final = 4222
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where keys, state and streams are kept.",
+)
+_accept_ek = click.option(
+    "--accept-ek",
+    type=click.Choice(["certificate", "any"]),
+    default="certificate",
+    show_default=True,
+    help="Which TPMs may enrol: those with a certificate by a CA in DIR/ek-store, or any.",
+)
+
+
+@click.command()
+@_data_dir
+@_accept_ek
+@click.option("--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, show_default=True, help="Port of the bus.")
+@json_option
+@pass_session
+def init(
+    session: Session, data_dir: Path | None, accept_ek: Literal["any", "certificate"], port: int, as_json: bool
+) -> None:
+    """Make a data directory with keys and a configuration. Nothing is overwritten."""
+    from attestream.embedded.installation import initialise
+
+    made = initialise(session.directory(data_dir), accept_ek=accept_ek, port=port)
+    if as_json:
+        write_json({"made": [str(path) for path in made]})
+        return
+    for path in made:
+        click.echo(f"made {path}")
+
+
+@click.command()
+@_data_dir
+@_accept_ek
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=None, help="Port of the bus, 0 for a free one; default: as configured."
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Number of verifier workers.")
+@pass_session
+def up(
+    session: Session, data_dir: Path | None, accept_ek: Literal["any", "certificate"], port: int | None, workers: int
+) -> int:
+    """Run the bus and all services on this machine, in the foreground.
+
+    An empty data directory is initialised first. Ctrl-C or SIGTERM ends everything in order.
+    """
+    from attestream import config
+    from attestream.embedded.installation import Installation, initialise
+    from attestream.embedded.stack import run_stack
+    from attestream.telemetry import set_up_logging
+
+    place = Installation(session.directory(data_dir).absolute())
+    if not place.exists:
+        for path in initialise(place.directory, accept_ek=accept_ek, port=port or DEFAULT_PORT):
+            click.echo(f"made {path}", err=True)
+    loaded = config.load(place.config_file, session.environment)
+    set_up_logging(loaded.log, "up")
+    chosen = port if port is not None else urlsplit(loaded.bus.urls[0]).port or DEFAULT_PORT
+    asyncio.run(run_stack(place, port=chosen, workers=workers, environment=session.environment))
+    return exits.OK
+
+
+@click.command()
+@click.argument("service", type=click.Choice(SERVICES))
+@click.option("--config", "config_file", type=click.Path(path_type=Path), default=None, help="Configuration file.")
+@pass_session
+def run(session: Session, service: str, config_file: Path | None) -> NoReturn:
+    """Run one service against the bus that its configuration names."""
+    from attestream import config
+    from attestream.embedded.installation import Installation
+    from attestream.embedded.stack import service_argv
+
+    path = config_file or session.config or config.path_from(session.environment)
+    path = path or Installation(session.directory()).config_file
+    environment = dict(session.environment)
+    if session.url:
+        environment["ATTESTREAM_BUS_URLS"] = session.url
+    config.load(path, environment)
+    _become(service_argv(service, str(path)), environment)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@pass_session
+def demo(session: Session, arguments: tuple[str, ...]) -> NoReturn:
+    """Watch a machine being enrolled, attested, tampered with and revoked."""
+    if importlib.util.find_spec("devtools") is None:
+        raise ConfigError("the demonstration is not installed", remedy="Run it in the source tree: `make demo`.")
+    _become([sys.executable, "-m", "devtools.demo", *arguments], dict(session.environment))
+
+
+def _become(argv: list[str], environment: dict[str, str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(argv[0], argv, environment)  # noqa: S606 - no shell, and the arguments are ours
