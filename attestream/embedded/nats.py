@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from attestream.embedded.orphan import die_with_parent
 from attestream.errors import BusError
 
 _START_S: Final = 10.0
@@ -79,7 +80,12 @@ class NatsServer:
         )
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [find_server(), "-c", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [find_server(), "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal must not end the bus before its clients
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - see there
             )
         self._wait_until_it_accepts(self._process)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -13,6 +12,9 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from attestream.embedded.orphan import die_with_parent
+from attestream.errors import ConfigError
+from attestream.process import EXIT_CONFIG
 from attestream.telemetry import RESTARTS, counter
 
 BACKOFF_S: Final = (0.2, 30.0)
@@ -26,7 +28,6 @@ STOP_TIMEOUT_S: Final = 10.0
 
 _LINE_BYTES: Final = 65_536
 _LAST_LINES_S: Final = 1.0
-_PR_SET_PDEATHSIG: Final = 1
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,10 @@ class Supervisor:
         self._tasks = [asyncio.create_task(self._keep(child), name=child.name) for child in self._children]
 
     async def wait(self) -> None:
-        """Wait for ever, or raise what ended the supervision of a child."""
+        """Wait for ever.
+
+        :raises ConfigError: when a child says that starting it again would not help.
+        """
         await asyncio.gather(*self._tasks)
 
     async def stop(self) -> None:
@@ -91,6 +95,8 @@ class Supervisor:
             status = await self._run(child)
             if self._stopping.is_set():
                 return
+            if status == EXIT_CONFIG:
+                raise ConfigError(f"{child.name} can not use its configuration", remedy="Its last log lines say why.")
             if time.monotonic() - began >= STEADY_S:
                 wait_s = BACKOFF_S[0]
             _log.warning("%s %s; it starts again in %.1f s", child.name, _how_it_ended(status), wait_s)
@@ -136,17 +142,6 @@ class Supervisor:
                 line = await stream.readexactly(error.consumed)
             if line:
                 self._write(f"{name:<{self._width}} | {line.decode(errors='replace').rstrip()}")
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies (``prctl(2)``, ``PR_SET_PDEATHSIG``).
-
-    For a child between fork and exec: it calls into libc alone and takes no lock.
-    """
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-_LIBC: Final = ctypes.CDLL(None)
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
