@@ -14,6 +14,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import nats.errors
@@ -66,7 +67,7 @@ class Consumer:
     ``max_ack_pending``: deliveries that may be unsettled, 0 for one batch; more of them come out of order after a takeover.
     ``ack_wait_s``: a delivery that is not settled for so long is repeated; keep it well above the time that a whole batch
     takes. ``max_deliveries``: attempts at a message whose handler fails unexpectedly. ``start``: where a consumer that is
-    created now begins. ``heartbeat_s``: a lost pull is noticed after two and a half of these.
+    created now begins, or the Unix time in milliseconds since which messages are wanted. ``heartbeat_s``: a lost pull is noticed after two and a half of these.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Consumer:
         max_ack_pending: int = 0,
         ack_wait_s: float = 30.0,
         max_deliveries: int = 10,
-        start: Start = "all",
+        start: Start | int = "all",
         heartbeat_s: float = _HEARTBEAT_S,
     ) -> None:
         self.stream = stream
@@ -99,9 +100,11 @@ class Consumer:
             "ack_wait": nanoseconds(ack_wait_s),
             "max_ack_pending": max_ack_pending or batch,
             "max_deliver": -1,
-            "deliver_policy": start,
+            "deliver_policy": "by_start_time" if isinstance(start, int) else start,
             "replay_policy": "instant",
         }
+        if isinstance(start, int):
+            self._config["opt_start_time"] = datetime.fromtimestamp(start / 1000, UTC).isoformat()
         self._window = PullWindow(batch)
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self.name}"
         self._pull_body = _pull_body(batch, heartbeat_s)
@@ -175,6 +178,7 @@ class Consumer:
         else:
             config |= {"name": self.name, "inactive_threshold": nanoseconds(_EPHEMERAL_S), "mem_storage": True}
             if self._last_sequence:
+                config.pop("opt_start_time", None)
                 config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last_sequence + 1}
         subject = f"CONSUMER.CREATE.{self.stream}.{self.name}"
         if len(self._filters) == 1:
