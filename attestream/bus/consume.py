@@ -64,10 +64,11 @@ class Consumer:
     process; empty makes one that the server forgets a minute after this process has gone.
 
     Times are in seconds. ``batch``: messages of one pull, up to one and a half batches are buffered here.
-    ``max_ack_pending``: deliveries that may be unsettled, 0 for one batch; more of them come out of order after a takeover.
-    ``ack_wait_s``: a delivery that is not settled for so long is repeated; keep it well above the time that a whole batch
-    takes. ``max_deliveries``: attempts at a message whose handler fails unexpectedly. ``start``: where a consumer that is
-    created now begins, or the Unix time in milliseconds since which messages are wanted. ``heartbeat_s``: a lost pull is noticed after two and a half of these.
+    ``max_ack_pending``: deliveries that may be unsettled, 0 for one batch; more of them come out of order after a
+    takeover. ``ack_wait_s``: a delivery that is not settled for so long is repeated; keep it well above the time that a
+    whole batch takes. ``max_deliveries``: attempts at a message whose handler fails unexpectedly. ``start``: where a
+    consumer that is created now begins, or the Unix time in milliseconds since which messages are wanted.
+    ``heartbeat_s``: a lost pull is noticed after two and a half of these.
     """
 
     def __init__(
