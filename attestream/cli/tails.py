@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from attestream.client.subscription import Rejected
     from attestream.signing import TrustedKeys
 
+
+def _checked_durable(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
+    if name and not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 64):
+        raise click.BadParameter("1-64 characters of A-Z a-z 0-9 _ -")
+    return name
+
+
 _durable = click.option(
     "--durable",
     default="",
     metavar="NAME",
-    callback=lambda *given: _checked_durable(given[2]),
-    help=("Keep the place in the stream under this name: what was printed is not printed again."),
+    callback=_checked_durable,
+    help="Keep the place in the stream under this name: what was printed is not printed again.",
 )
 _count = click.option("--count", type=click.IntRange(1), default=None, help="End after so many.")
 _from_start = click.option("--from-start", is_flag=True, help="Begin with everything that is stored.")
-
-
-def _checked_durable(name: str) -> str:
-    if name and not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 64):
-        raise click.BadParameter("1-64 characters of A-Z a-z 0-9 _ -")
-    return name
 
 
 @click.group()
@@ -69,6 +70,8 @@ def tail_events(
     """Print events as they come; Ctrl-C ends it."""
     if from_start and since is not None:
         raise click.UsageError("--from-start and --since exclude each other")
+    if durable and since is not None:
+        raise click.UsageError("--durable begins with all that is stored and then keeps its place; leave out --since")
 
     async def follow() -> None:
         async with session.client() as client:
@@ -77,7 +80,7 @@ def tail_events(
                 durable,
                 kinds=[EventKind(kind) for kind in kinds],
                 agent_id=agent_id,
-                from_start=from_start or bool(durable),
+                from_start=from_start,
                 since=since or 0,
                 on_rejected=_complain,
             ):
@@ -116,7 +119,7 @@ def tail_revocations(
     async def follow() -> None:
         async with session.client(trusted) as client:
             printed = 0
-            async for item in client.revocations(durable, from_start=from_start or bool(durable), on_rejected=_complain):
+            async for item in client.revocations(durable, from_start=from_start, on_rejected=_complain):
                 revocation = item.revocation
                 if as_json:
                     output.write_json({**output.plain(revocation), "key_id": item.key_id, "sequence": item.sequence})

@@ -80,7 +80,7 @@ class Client:
     def revocations(
         self, durable: str = "", *, from_start: bool = True, on_rejected: OnRejected = log_rejected
     ) -> Subscription[VerifiedRevocation]:
-        """Iterate over revocations, the stored ones first unless ``from_start`` is false.
+        """Iterate over revocations: the stored ones first, unless ``from_start`` is false and there is no ``durable`` name.
 
         Each was signed by one of the trusted keys. One that was not, or can not be read, is never yielded: it is handed to
         ``on_rejected`` (default: logged as an error), and under a ``durable`` name it goes to the stream DEAD.
@@ -92,7 +92,9 @@ class Client:
                 "revocations can not be verified without trusted keys",
                 remedy="Give the notifier's public key to connect(keys=...).",
             )
-        source = Source(stream=REVOCATIONS.name, filters=[subjects.REVOCATIONS], durable=durable, from_start=from_start)
+        source = Source(
+            stream=REVOCATIONS.name, filters=[subjects.REVOCATIONS], durable=durable, from_start=from_start or bool(durable)
+        )
         read = functools.partial(VerifiedRevocation, keys=self._keys, durable=bool(durable))
         revocations = Subscription(self.bus, source, read, on_rejected)
         self._stops.append(revocations.stop)
@@ -126,18 +128,25 @@ class Client:
     ) -> Subscription[DeliveredEvent]:
         """Iterate over events of ``kinds`` (default: all) about ``agent_id`` (default: all).
 
-        It begins with the first stored one (``from_start``), with those since a Unix time in milliseconds (``since``), or
-        with what comes next.
+        Without a ``durable`` name it begins with the first stored one (``from_start``), with those since a Unix time in
+        milliseconds (``since``), or with what comes next. Under a new name it begins with the first stored one.
 
         :raises MalformedError: when ``agent_id`` is given and can not be one.
         """
         try:
             filters = [
-                subjects.event(kind, agent_id) if agent_id else f"att.event.{kind}.*" for kind in tuple(kinds) or EventKind
+                subjects.event(kind, agent_id) if agent_id else subjects.events_of_kind(kind)
+                for kind in tuple(kinds) or EventKind
             ]
         except SchemaError as error:
             raise MalformedError(str(error)) from error
-        source = Source(stream=EVENTS.name, filters=filters, durable=durable, from_start=from_start, since=since)
+        source = Source(
+            stream=EVENTS.name,
+            filters=filters,
+            durable=durable,
+            from_start=from_start or bool(durable),
+            since=0 if durable else since,
+        )
         events = Subscription(self.bus, source, functools.partial(DeliveredEvent, durable=bool(durable)), on_rejected)
         self._stops.append(events.stop)
         return events

@@ -107,7 +107,7 @@ class Subscription(Generic[A]):
             filters=self._source.filters,
             max_ack_pending=WINDOW,
             ack_wait_s=ACK_WAIT_S,
-            start="all" if self._source.from_start else "new",
+            start=self._source.since or ("all" if self._source.from_start else "new"),
         )
         await self._consumer.start()
 
