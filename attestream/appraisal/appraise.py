@@ -113,6 +113,7 @@ def _is_known(evidence: Evidence, quote: Quote, policy: CompiledPolicy, state: A
         and not state.tail
         and not restarted(quote.clock, state)
         and quote.firmware == state.firmware
+        and not evidence.pcr_values
         and (evidence.ima is None or not (evidence.ima.count or evidence.ima.data))
     )
 
@@ -125,31 +126,23 @@ def _appraise_claims(
     findings: Collector,
     memo: Memo | None,
 ) -> Appraisal:
-    start_over = restarted(quote.clock, state) or state.policy != policy.digest
+    # A challenge that was issued under another policy asked for other things: that is not the agent's fault.
+    other_policy = state.policy != policy.digest
+    start_over = other_policy or restarted(quote.clock, state)
     base = _with_clock(_started_over(state, policy) if start_over else state, quote)
+    signed = _signed_pcrs(quote)
+    if missing := sorted(set(policy.selection[policy.bank]) - signed.get(policy.bank, set())):
+        if other_policy:
+            return Appraisal(Verdict.AGAIN, findings.all(), base)
+        findings.add("quote.pcr-missing", f"PCR {missing[0]}", f"PCRs {missing} of bank {policy.bank} were not quoted.")
+        return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
     if not evidence.pcr_values:
         if not start_over:
             findings.add("quote.values-missing")
         return Appraisal(Verdict.AGAIN, findings.all(), base)
-    values = _checked_values(evidence, quote, policy, findings)
-    if values is None:
-        return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
-    _appraise_pcrs(values, policy, findings)
     complete = True
-    if policy.runtime is not None:
-        log = appraise_log(
-            evidence.ima,
-            values[IMA_PCR],
-            bank=policy.bank,
-            policy=policy.runtime,
-            state=base,
-            rebooted=start_over,
-            findings=findings,
-            memo=memo,
-        )
-        complete = log.complete
-        if complete:
-            base = msgspec.structs.replace(base, ima_entries=log.entries, ima_pcr=log.value, tail=log.tail)
+    if _check_values(evidence, quote, signed, findings):
+        base, complete = _appraise_values(evidence, policy, base, start_over, findings, memo)
     if findings.failed:
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
     if not complete:
@@ -158,30 +151,60 @@ def _appraise_claims(
     return Appraisal(Verdict.PASS, findings.all(), msgspec.structs.replace(base, pcr_digest=known))
 
 
-def _checked_values(
-    evidence: Evidence, quote: Quote, policy: CompiledPolicy, findings: Collector
-) -> Mapping[int, bytes] | None:
-    """Return the PCR values of the policy's bank after checking all claimed values against the quote."""
+def _appraise_values(
+    evidence: Evidence,
+    policy: CompiledPolicy,
+    state: AttesterState,
+    start_over: bool,
+    findings: Collector,
+    memo: Memo | None,
+) -> tuple[AttesterState, bool]:
+    """Appraise checked PCR values and the log; return the state after them, and whether the log starts where it must."""
+    values = evidence.pcr_values[policy.bank]
+    for pcr, allowed in policy.pcrs.items():
+        if values[pcr] not in allowed:
+            found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
+            findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
+    if policy.runtime is None:
+        return state, True
+    log = appraise_log(
+        evidence.ima,
+        values[IMA_PCR],
+        bank=policy.bank,
+        policy=policy.runtime,
+        state=state,
+        rebooted=start_over,
+        findings=findings,
+        memo=memo,
+    )
+    if not log.complete:
+        return state, False
+    return msgspec.structs.replace(state, ima_entries=log.entries, ima_pcr=log.value, tail=log.tail), True
+
+
+def _signed_pcrs(quote: Quote) -> dict[str, set[int]]:
     signed: dict[str, set[int]] = {}
     for bank, pcrs in quote.selection:
         if pcrs:
             signed.setdefault(bank, set()).update(pcrs)
+    return signed
+
+
+def _check_values(evidence: Evidence, quote: Quote, signed: Mapping[str, set[int]], findings: Collector) -> bool:
+    """Return whether all claimed PCR values are what the quote signs."""
     claimed = {bank: set(values) for bank, values in evidence.pcr_values.items() if values}
     if signed != claimed:
         findings.add("quote.selection", _difference(signed, claimed))
-        return None
-    if missing := sorted(set(policy.selection[policy.bank]) - signed.get(policy.bank, set())):
-        findings.add("quote.pcr-missing", f"PCR {missing[0]}", f"PCRs {missing} of bank {policy.bank} were not quoted.")
-        return None
+        return False
     try:
         digest = pcr_digest(parse_signature(evidence.signature).hash, quote.selection, evidence.pcr_values)
     except MalformedError as error:
         findings.add("quote.pcr-digest", "", f"The claimed PCR values can not be right: {error.message}.")
-        return None
+        return False
     if digest != quote.pcr_digest:
         findings.add("quote.pcr-digest")
-        return None
-    return evidence.pcr_values[policy.bank]
+        return False
+    return True
 
 
 def _difference(signed: Mapping[str, set[int]], claimed: Mapping[str, set[int]]) -> str:
@@ -190,13 +213,6 @@ def _difference(signed: Mapping[str, set[int]], claimed: Mapping[str, set[int]])
         if odd := sorted(pcrs ^ claimed.get(bank, set())):
             return f"PCR {odd[0]} ({bank})"
     return ""
-
-
-def _appraise_pcrs(values: Mapping[int, bytes], policy: CompiledPolicy, findings: Collector) -> None:
-    for pcr, allowed in policy.pcrs.items():
-        if values[pcr] not in allowed:
-            found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
-            findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
 
 
 def _with_clock(state: AttesterState, quote: Quote) -> AttesterState:

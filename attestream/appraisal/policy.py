@@ -21,7 +21,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from string import hexdigits
 from typing import Any, Final
 
 import re2
@@ -45,7 +44,6 @@ MAX_EXPRESSION: Final = 1024
 PCRS: Final = 24
 
 _WEAK: Final = frozenset({"md4", "md5", "rmd128", "tgr128"})
-_HEX: Final = frozenset(hexdigits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +162,11 @@ def _load(document: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # adds and goes on
-        raise PolicyError(f"the document: the key {_shown(repeated)} stands twice in one object")
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise PolicyError(f"the document: the key {_shown(key)} stands twice in one object")
+        made[key] = value
     return made
 
 
@@ -223,9 +221,12 @@ def _runtime(value: Any) -> tuple[RuntimePolicy, int]:
     digests: dict[bytes, bytes | frozenset[bytes]] = {}
     count = 0
     for path, values in table.items():
-        place = f"runtime.digests[{_shown(path)}]"
-        name = _path(path, place)
-        fields = frozenset(_digest(item, f"{place}[{number}]") for number, item in enumerate(_values(values, place)))
+        try:
+            name = _path(path)
+            fields = frozenset(_digest(item, f"[{number}]") for number, item in enumerate(_values(values, "")))
+        except PolicyError as error:
+            # Named here and not before: for 100,000 good paths it would take longer than everything else.
+            raise PolicyError(f"runtime.digests[{_shown(path)}]{error.message}") from error
         digests[name] = next(iter(fields)) if len(fields) == 1 else fields
         count += len(fields)
         if count > MAX_VALUES:
@@ -233,13 +234,13 @@ def _runtime(value: Any) -> tuple[RuntimePolicy, int]:
     return RuntimePolicy(digests, _excludes(value.get("excludes", []))), count
 
 
-def _path(text: str, place: str) -> bytes:
+def _path(text: str) -> bytes:
     try:
         path = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise PolicyError(f"{place}: is not a path: {error.reason}") from error
+        raise PolicyError(f": is not a path: {error.reason}") from error
     if not path or b"\x00" in path or len(path) > MAX_PATH_BYTES:
-        raise PolicyError(f"{place}: a path has 1 to {MAX_PATH_BYTES} bytes and no NUL")
+        raise PolicyError(f": a path has 1 to {MAX_PATH_BYTES} bytes and no NUL")
     return path
 
 
@@ -254,10 +255,14 @@ def _digest(text: Any, place: str) -> bytes:
 
 
 def _hex(text: Any, place: str) -> bytes:
-    # fromhex alone would let white space through.
-    if not isinstance(text, str) or len(text) % 2 or not _HEX.issuperset(text):
+    try:
+        value = bytes.fromhex(text)
+    except (TypeError, ValueError):
+        value = b""
+    # fromhex lets white space through.
+    if not value or 2 * len(value) != len(text):
         raise PolicyError(f"{place}: {_shown(text)} is not hexadecimal")
-    return bytes.fromhex(text)
+    return value
 
 
 def _excludes(value: Any) -> Any:

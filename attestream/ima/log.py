@@ -15,7 +15,7 @@ import msgspec
 from attestream.errors import MalformedError, UnsupportedError
 from attestream.ima.hashing import HASHES, bank_hash
 from attestream.ima.memo import Memo
-from attestream.ima.templates import TEMPLATES, Template
+from attestream.ima.templates import TEMPLATES, Template, from_hex
 
 IMA_PCR: Final = 10
 MAX_TEMPLATE_NAME: Final = 128
@@ -104,11 +104,7 @@ def _ascii_entry(line: bytes, extend: Callable[[bytes], Any]) -> Entry:
     if len(parts) != 4 or len(line) > 2 * MAX_TEMPLATE_DATA or not (parts[0].isdigit() and len(parts[0]) <= 2):
         raise MalformedError("the line is not an entry of the log")
     pcr, digest_hex, name, fields = parts
-    try:
-        digest = bytes.fromhex(digest_hex.decode("ascii"))
-    except ValueError as error:
-        raise MalformedError("the template digest is not hexadecimal") from error
-    return _entry(int(pcr), digest, name, _template(name).from_ascii(fields), extend)
+    return _entry(int(pcr), from_hex(digest_hex), name, _template(name).from_ascii(fields), extend)
 
 
 def _entry(pcr: int, digest: bytes, name: bytes, data: bytes, extend: Callable[[bytes], Any]) -> Entry:

@@ -131,12 +131,19 @@ def _sized(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def _hex(text: bytes) -> bytes:
+def from_hex(text: bytes) -> bytes:
+    """Return the bytes that a field of the ASCII form spells.
+
+    :raises MalformedError: when it is not hexadecimal.
+    """
     try:
-        # fromhex alone would let white space through.
-        return bytes.fromhex(text.decode("ascii")) if text.isalnum() or not text else bytes.fromhex("x")
+        value = bytes.fromhex(text.decode("ascii"))
     except ValueError as error:
         raise MalformedError("a field that should be hexadecimal is not") from error
+    # fromhex lets white space through.
+    if 2 * len(value) != len(text):
+        raise MalformedError("a field that should be hexadecimal is not")
+    return value
 
 
 def _ng_from_ascii(fields: bytes) -> bytes:
@@ -144,7 +151,7 @@ def _ng_from_ascii(fields: bytes) -> bytes:
     algorithm, colon, value = digest.partition(b":")
     if not separator or not colon:
         raise MalformedError("the line lacks fields")
-    return _sized(algorithm + b":\x00" + _hex(value)) + _sized(path + b"\x00")
+    return _sized(algorithm + b":\x00" + from_hex(value)) + _sized(path + b"\x00")
 
 
 def _sig_from_ascii(fields: bytes) -> bytes:
@@ -152,7 +159,7 @@ def _sig_from_ascii(fields: bytes) -> bytes:
     rest, separator, signature = fields.rpartition(b" ")
     if not separator:
         raise MalformedError("the line lacks fields")
-    return _ng_from_ascii(rest) + _sized(_hex(signature))
+    return _ng_from_ascii(rest) + _sized(from_hex(signature))
 
 
 TEMPLATES: Final[Mapping[bytes, Template]] = {
