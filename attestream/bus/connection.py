@@ -122,11 +122,13 @@ class Bus:
         """Wait until the connection is up.
 
         :raises TimeoutError: it stays down for ``timeout_s`` seconds.
+        :raises ConnectionClosedError: it is closed for good.
         """
-        if self._connected.is_set():
-            return
-        async with asyncio.timeout(max(0.0, timeout_s)):
-            await self._connected.wait()
+        if not self._connected.is_set():
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                await self._connected.wait()
+        if self.nc.is_closed:
+            raise nats.errors.ConnectionClosedError
 
     async def publish(
         self, subject: str, message: Message, *, reply: str = "", headers: dict[str, str] | None = None
@@ -276,6 +278,7 @@ class Bus:
 
     async def _disconnected(self) -> None:
         self._connected.clear()
+        self.replies.interrupt()
         if not self._closing:
             _LOG.warning("the bus is gone; reconnecting")
 
@@ -287,7 +290,8 @@ class Bus:
             self._spawn(callback)
 
     async def _closed(self) -> None:
-        self._connected.clear()
+        # Whoever waits for the connection shall learn that it does not come.
+        self._connected.set()
         if self._closing:
             return
         _LOG.error("the bus has closed the connection for good: %s", self.nc.last_error)

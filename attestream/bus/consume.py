@@ -117,6 +117,7 @@ class Consumer:
         self._heard = 0.0
         self._busy = False
         self._stopping = False
+        self._unhandled: list[Delivery] = []
         self._last_sequence = 0
 
     async def __aenter__(self) -> Consumer:
@@ -163,14 +164,22 @@ class Consumer:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                # Leaves the inbox, waits for what was on its way, and runs the callback for all of it: _take gives it back.
+                # Leaves the inbox, waits for what was on its way, and runs the callback for all of it.
                 await subscription.drain()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
-                if not self._durable:
-                    await jetstream.call(self._bus, f"CONSUMER.DELETE.{self.stream}.{self.name}", timeout_s=timeout_s)
+                await self._give_back(timeout_s)
                 await self._bus.nc.flush()
         except (nats.errors.Error, TimeoutError, OSError, BusError) as error:
             _LOG.warning("%s/%s did not stop in order: %s", self.stream, self.name, str(error) or type(error).__name__)
             subscription._stop_processing()  # noqa: SLF001 - no public call ends a subscription that is half drained
+
+    async def _give_back(self, timeout_s: float) -> None:
+        verb = "INFO" if self._durable else "DELETE"
+        # The server tries a returned message on each pull that still waits, finds that nobody listens, and puts the message
+        # behind the others. Asked for information it first drops such pulls, so that the order stays.
+        await jetstream.call(self._bus, f"CONSUMER.{verb}.{self.stream}.{self.name}", timeout_s=timeout_s)
+        for delivery in self._unhandled:
+            await delivery.retry()
+        self._unhandled.clear()
 
     async def _create(self) -> None:
         config = dict(self._config)
@@ -206,7 +215,7 @@ class Consumer:
         self._window.arrived()
         delivery = Delivery(self._bus.nc, message)
         if self._stopping:
-            await delivery.retry()
+            self._unhandled.append(delivery)
             return
         if self._window.due:
             await self._pull()

@@ -79,7 +79,7 @@ async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
             # Publishing while disconnected would only fill the client's buffer with copies.
             await bus.connected(left)
             reply = await bus.replies.ask(
-                publication.subject, publication.data, publication.headers, max(0.01, min(_ATTEMPT_S, left))
+                publication.subject, publication.data, publication.headers, max(0.01, min(_ATTEMPT_S, left)), repeatable=True
             )
             ack = await _receipt(bus, publication, _DECODER.decode(reply.data), repeated=attempts > 1)
             if ack is not None:

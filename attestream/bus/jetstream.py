@@ -52,7 +52,8 @@ async def call(bus: Bus, subject: str, body: dict[str, Any] | None = None, *, ti
         left = deadline - loop.time()
         try:
             await bus.connected(left)
-            message = await bus.replies.ask("$JS.API." + subject, payload, None, max(0.01, min(_ATTEMPT_S, left)))
+            attempt_s = max(0.01, min(_ATTEMPT_S, left))
+            message = await bus.replies.ask("$JS.API." + subject, payload, None, attempt_s, repeatable=True)
             answer: dict[str, Any] = json.loads(message.data)
             error = answer.get("error")
             if not error:

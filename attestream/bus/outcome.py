@@ -63,6 +63,6 @@ def decide(
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, AttestreamError):
-        return error.message[:_TEXT]
+    if isinstance(error, AttestreamError | SchemaError):
+        return str(error)[:_TEXT]
     return f"{type(error).__name__}: {error}"[:_TEXT]

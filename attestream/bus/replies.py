@@ -12,7 +12,7 @@ from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
+from nats.errors import ConnectionReconnectingError, NoRespondersError
 
 _NO_RESPONDERS: Final = "503"
 _PENDING_LIMIT: Final = 1 << 20
@@ -27,29 +27,45 @@ class Replies:
         self._skip = len(self._prefix)
         self._tokens = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._repeatable: set[asyncio.Future[Msg]] = set()
 
     async def start(self) -> None:
         """Subscribe to the inbox; survives reconnects."""
         await self._nc.subscribe(self._prefix + "*", cb=self._take, pending_msgs_limit=_PENDING_LIMIT, pending_bytes_limit=0)
 
-    async def ask(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
+    async def ask(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float, *, repeatable: bool = False
+    ) -> Msg:
         """Publish ``data`` and return the first reply.
 
+        A ``repeatable`` question ends as soon as the connection is lost, so that it can be asked again at once; others wait
+        on, for the answer may come over the next connection.
+
         :raises NoRespondersError: nobody listens to ``subject``.
+        :raises ConnectionReconnectingError: the connection was lost under a repeatable question.
         :raises TimeoutError: no reply came in time.
         """
         token = str(next(self._tokens))
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
+        if repeatable:
+            self._repeatable.add(future)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._nc.publish(subject, data, reply=self._prefix + token, headers=headers)
                 message = await future
         finally:
             del self._waiting[token]
+            self._repeatable.discard(future)
         if message.headers and not message.data and message.headers.get("Status") == _NO_RESPONDERS:
             raise NoRespondersError
         return message
+
+    def interrupt(self) -> None:
+        """End the repeatable questions: the connection is lost."""
+        for future in self._repeatable:
+            if not future.done():
+                future.set_exception(ConnectionReconnectingError())
 
     async def _take(self, message: Msg) -> None:
         future = self._waiting.get(message.subject[self._skip :])
