@@ -47,7 +47,9 @@ class ImaDelta(Part, kw_only=True, frozen=True):
     count: int
     """Number of entries."""
     data: bytes
+    """The entries, as the kernel wrote them."""
     ascii: bool = False
+    """Whether ``data`` is in the ASCII form."""
 
 
 class Evidence(Message, kw_only=True, frozen=True, tag="evidence"):
@@ -72,6 +74,7 @@ class Evidence(Message, kw_only=True, frozen=True, tag="evidence"):
     ima: ImaDelta | None = None
     """Entries from where the challenge asked. In evidence of several parts ``data`` is empty and follows in them."""
     boot_log: bytes = b""
+    """The firmware's event log, as the kernel shows it (``binary_bios_measurements``)."""
     parts: int = 0
     """Number of :class:`EvidencePart` that follow on the stream."""
 
@@ -82,9 +85,11 @@ class EvidencePart(Message, kw_only=True, frozen=True, tag="evidence-part"):
     agent_id: str
     seq: int
     index: int
+    """Place among the parts, from 0."""
     boot: bool
     """Whether ``data`` belongs to the boot log."""
     data: bytes
+    """At most :data:`PART_BYTES` bytes of a log."""
 
 
 class Hello(Message, kw_only=True, frozen=True, tag="hello"):

@@ -77,6 +77,7 @@ class Outcome(Message, kw_only=True, frozen=True, tag="outcome"):
 
     command_id: str
     ok: bool
+    """Whether the command was carried out; otherwise the next three fields say why not."""
     code: str = ""
     message: str = ""
     remedy: str = ""
@@ -89,6 +90,7 @@ class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
 
     name: str
     version: int
+    """Counts up from 1 for each name."""
     digest: str
     at: int
     actor: str = ""
@@ -129,11 +131,15 @@ class WorkerStatus(Message, kw_only=True, frozen=True, tag="worker-status"):
 
     worker: str
     started_at: int
+    """Unix time in milliseconds."""
     partitions: list[int]
+    """Those that it owns, ascending."""
     agents: int
+    """Number of agents in its partitions."""
     attestations: int
     """Appraisals since it started."""
     in_flight: int
+    """Challenges that wait for an answer."""
 
 
 class LeaseRecord(Message, kw_only=True, frozen=True, tag="lease"):
@@ -141,3 +147,4 @@ class LeaseRecord(Message, kw_only=True, frozen=True, tag="lease"):
 
     worker: str
     since: int
+    """When it was written last: Unix time in milliseconds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from schemas.base import Message
 
 MAX_CERTIFICATES = 8
+"""Most EK certificates in a request."""
 
 
 class EnrolRequest(Message, kw_only=True, frozen=True, tag="enrol"):
@@ -46,6 +47,7 @@ class ActivateRequest(Message, kw_only=True, frozen=True, tag="activate"):
     agent_id: str
     challenge_id: bytes
     proof: bytes
+    """HMAC-SHA256 under the activated secret over the transcript."""
 
 
 class Enrolled(Message, kw_only=True, frozen=True, tag="enrolled"):
@@ -53,6 +55,7 @@ class Enrolled(Message, kw_only=True, frozen=True, tag="enrolled"):
 
     agent_id: str
     ak_name: bytes
+    """Name of the attestation key (TPM 2.0 Part 1, section 16)."""
     enrolment: int
     """1 for the first enrolment of this id, raised by each re-enrolment with a new key."""
     at: int
@@ -71,6 +74,7 @@ class AgentsQuery(Message, kw_only=True, frozen=True, tag="agents-query"):
     after: str = ""
     """Ids greater than this one."""
     limit: int = 500
+    """Most agents of the page; at most 500 are answered."""
 
 
 class Identity(Message, kw_only=True, frozen=True, tag="identity"):
@@ -78,8 +82,11 @@ class Identity(Message, kw_only=True, frozen=True, tag="identity"):
 
     agent_id: str
     ek_public: bytes
+    """TPM2B_PUBLIC of the endorsement key."""
     ak_public: bytes
+    """TPM2B_PUBLIC of the attestation key."""
     transport_key: bytes
+    """X25519 public key, 32 bytes."""
     enrolment: int
     ek_trust: str
     """How the EK was vouched for: ``certificate`` or ``accepted`` (by configuration)."""

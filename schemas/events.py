@@ -11,11 +11,17 @@ class Standing(enum.StrEnum):
     """What is known of an agent."""
 
     ENROLLED = "enrolled"
+    """The registrar knows it; it is not under attestation."""
     PENDING = "pending"
+    """Under attestation, with no appraisal yet that says yes or no."""
     TRUSTED = "trusted"
+    """The last appraisal was good."""
     UNREACHABLE = "unreachable"
+    """It does not answer its challenges."""
     FAILED = "failed"
+    """An appraisal ended trust."""
     STOPPED = "stopped"
+    """An operator has paused attestation."""
     UNKNOWN = "unknown"
     """The result's lease has lapsed, or there never was one. Never stored: it is how absence reads."""
 
@@ -76,7 +82,9 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     """A change that is on the record. Ids are stable: a repeated publication has the same id."""
 
     id: str
+    """Stable: a repeated publication has the same."""
     kind: EventKind
+    """What has happened; also a token of the subject."""
     agent_id: str
     """Or the policy's name for ``policy-published``."""
     at: int
@@ -87,6 +95,7 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     standing: Standing = Standing.UNKNOWN
     """After the event."""
     before: Standing = Standing.UNKNOWN
+    """Before the event."""
     policy: str = ""
     """``name@version``."""
     findings: list[Finding] = []
@@ -126,6 +135,7 @@ class Revocation(Message, kw_only=True, frozen=True, tag="revocation"):
     at: int
     """Unix time of the failing transition in milliseconds."""
     signed_at: int
+    """Unix time of the signature in milliseconds."""
     standing: Standing
     enrolment: int
     policy: str
@@ -142,15 +152,20 @@ class Signed(Message, kw_only=True, frozen=True, tag="signed"):
     algorithm: str
     """``ed25519`` or ``rsa-pss-sha256``."""
     signature: bytes
+    """Over :func:`signed_bytes`."""
 
 
 class DeadLetter(Message, kw_only=True, frozen=True, tag="dead"):
     """A message that can not be processed, with the reason."""
 
     stream: str
+    """Where it came from."""
     subject: str
+    """Under which it was stored there."""
     sequence: int
+    """Its sequence there."""
     deliveries: int
+    """How often it was tried."""
     at: int
     code: str
     message: str
