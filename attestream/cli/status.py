@@ -30,10 +30,11 @@ async def _report(session: Session) -> dict[str, Any]:
     from attestream.client.standing import counts
 
     async with session.client() as client:
+        version = client.bus.nc.connected_server_version
         fleet = await client.fleet(timeout_s=session.timeout_s)
         return {
             "bus": str(client.bus.nc.connected_url.geturl()) if client.bus.nc.connected_url else "",
-            "server": str(client.bus.nc.connected_server_version),
+            "server": f"{version.major}.{version.minor}.{version.patch}",
             "registrar": fleet.registrar,
             "verifier": fleet.verifier,
             "workers": output.plain(await client.workers()),
