@@ -24,6 +24,7 @@ listen: "{host}:{port}"
 max_payload: 1MB
 max_connections: 65536
 write_deadline: "10s"
+ports_file_dir: "{ports}"
 jetstream {{
   store_dir: "{store}"
   # What streams may claim together; the disk is filled only by what they hold.
@@ -75,9 +76,13 @@ class NatsServer:
         self.store_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self.store_dir / "nats.conf"
         store = self.store_dir / "jetstream"
-        config.write_text(
-            _CONFIG.format(name=self.name, host=self.host, port=self.port, store=store, extra=self.extra), encoding="utf-8"
+        # A server that was killed has left its file behind.
+        for left in self.store_dir.glob("*.ports"):
+            left.unlink()
+        text = _CONFIG.format(
+            name=self.name, host=self.host, port=self.port, store=store, ports=self.store_dir, extra=self.extra
         )
+        config.write_text(text, encoding="utf-8")
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [find_server(), "-c", str(config)],
@@ -111,16 +116,13 @@ class NatsServer:
             self._process = None
 
     def _wait_until_it_accepts(self, process: subprocess.Popen[bytes]) -> None:
+        # Whether the port answers would not tell whose server it is; this file is written by ours, when it is ready.
+        ready = self.store_dir / f"nats-server_{process.pid}.ports"
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            try:
-                with socket.create_connection((self.host, self.port), 1.0) as probe:
-                    if probe.recv(4):
-                        return
-            except OSError:
-                time.sleep(_POLL_S)
+        while time.monotonic() < deadline and process.poll() is None:
+            if ready.exists():
+                return
+            time.sleep(_POLL_S)
         self.kill()
         tail = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise BusError(

@@ -71,8 +71,7 @@ async def test_publications_under_way_when_the_server_is_killed_are_stored_once(
 
 
 async def test_timed_out_publication_that_arrives_late_counts_as_stored(bus, nats_server):
-    """The server takes the first attempt after its time-out and sees the second: a plain one is a repeat, a guarded one would be
-    refused for the change that it made itself."""
+    """The server takes the first attempt late, then sees the second: a repeat, or refused for what the first has changed."""
     os.kill(nats_server.pid, signal.SIGSTOP)
     own = subjects.result("b")
     plain = asyncio.create_task(bus.publish_durable(subjects.event("failed", "a"), hello(1), message_id="m1"))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from attestream.bus import jetstream, keyvalue
+from attestream.bus.connection import BusSettings, connect
+from attestream.bus.topology import bucket_config, ensure_topology, object_config, stream_config
+from attestream.errors import ConfigError
+from schemas import subjects, topology
+
+CONFIGS = (
+    [stream_config(stream) for stream in topology.STREAMS]
+    + [bucket_config(bucket) for bucket in topology.BUCKETS]
+    + [object_config(name) for name in topology.OBJECT_BUCKETS]
+)
+
+
+@pytest.mark.parametrize("declared", CONFIGS, ids=lambda config: config["name"])
+async def test_server_holds_every_declaration_as_it_is_written(bus, declared):
+    """So that a second start changes nothing."""
+    config = (await jetstream.call(bus, f"STREAM.INFO.{declared['name']}"))["config"]
+    assert config == config | declared
+
+
+async def test_many_services_at_once_on_a_fresh_server(nats_server):
+    buses = [await connect(BusSettings(urls=[nats_server.url])) for _ in range(5)]
+    await asyncio.gather(*(ensure_topology(bus) for bus in buses))
+    entry = await keyvalue.get(buses[0], topology.CLUSTER.name, topology.KEY_PARTITIONS)
+    assert entry.value == b"64"
+    for bus in buses:
+        await bus.close()
+
+
+async def test_stream_is_brought_into_line_and_keeps_its_messages(bus):
+    await bus.publish_durable(subjects.event("failed", "a"), b"x", message_id="1")
+    info = await jetstream.call(bus, "STREAM.INFO.EVENTS")
+    await jetstream.call(
+        bus, "STREAM.UPDATE.EVENTS", info["config"] | {"max_age": 3_600_000_000_000, "max_bytes": 1_000_000}
+    )
+    await ensure_topology(bus)
+    after = await jetstream.call(bus, "STREAM.INFO.EVENTS")
+    assert after["config"] == info["config"]
+    assert after["state"]["messages"] == 1
+
+
+async def test_cluster_of_another_partition_count_is_refused(bus):
+    await keyvalue.put(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS, b"128", expected=None)
+    with pytest.raises(ConfigError, match="128 partitions"):
+        await ensure_topology(bus)
+
+
+async def test_topology_survives_a_killed_server(bus, nats_server):
+    await bus.publish_durable(subjects.event("failed", "a"), b"x", message_id="1")
+    await keyvalue.put(bus, topology.LEASES.name, "p.1", b"w", expected=0)
+    nats_server.kill()
+    nats_server.start()
+    await ensure_topology(bus)
+    assert (await jetstream.call(bus, "STREAM.INFO.EVENTS"))["state"]["messages"] == 1
+    await keyvalue.put(bus, topology.LEASES.name, "p.1", b"w2", expected=None)
+
+
+async def test_revocations_are_republished_to_agents(bus):
+    heard: asyncio.Queue = asyncio.Queue()
+
+    async def note(message) -> None:
+        heard.put_nowait(message)
+
+    await bus.subscribe(subjects.revoked("a"), note)
+    ack = await bus.publish_durable(subjects.revocation("a"), b"signed", message_id="r1")
+    message = await asyncio.wait_for(heard.get(), 5)
+    assert (message.subject, message.data) == (subjects.revoked("a"), b"signed")
+    assert message.headers[subjects.HEADER_SEQUENCE] == str(ack.sequence)
