@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -109,39 +109,52 @@ class Supervisor:
                 return
 
     async def _run(self, child: Child) -> int:
-        process = await asyncio.create_subprocess_exec(
-            *child.argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            env=self._environment,
-            limit=_LINE_BYTES,
-            start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which then stops them in order
-            preexec_fn=die_with_parent,
-        )
+        read_end, write_end = os.pipe()
+        try:
+            # Not asyncio's own pipe: with it, the end of a process is noticed only when all that hold the pipe have ended.
+            process = await asyncio.create_subprocess_exec(
+                *child.argv,
+                stdin=DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which stops them in order
+                preexec_fn=die_with_parent,
+            )
+        except OSError:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
         self._processes[child.name] = process
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)
-        forwarding = asyncio.create_task(self._forward(child.name, process))
+        forwarding = asyncio.create_task(self._forward(child.name, read_end))
         try:
             return await process.wait()
         finally:
             del self._processes[child.name]
-            # A process that the child left behind may hold the pipe open for ever.
             await asyncio.wait([forwarding], timeout=_LAST_LINES_S)
             forwarding.cancel()
 
-    async def _forward(self, name: str, process: Process) -> None:
-        stream = process.stdout
-        while stream is not None:
-            try:
-                line = await stream.readuntil()
-            except asyncio.IncompleteReadError as error:
-                line, stream = error.partial, None
-            except asyncio.LimitOverrunError as error:
-                line = await stream.readexactly(error.consumed)
-            if line:
-                self._write(f"{name:<{self._width}} | {line.decode(errors='replace').rstrip()}")
+    async def _forward(self, name: str, read_end: int) -> None:
+        stream = asyncio.StreamReader(_LINE_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(read_end, "rb", buffering=0)
+        )
+        try:
+            ended = False
+            while not ended:
+                try:
+                    line = await stream.readuntil()
+                except asyncio.IncompleteReadError as error:
+                    line, ended = error.partial, True
+                except asyncio.LimitOverrunError as error:
+                    line = await stream.readexactly(min(error.consumed, _LINE_BYTES))
+                if line:
+                    self._write(f"{name:<{self._width}} | {line.decode(errors='replace').rstrip()}")
+        finally:
+            transport.close()
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
