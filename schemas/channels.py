@@ -218,6 +218,9 @@ CHANNELS: Final = (
 )
 """Every subject of the contract."""
 
+ENVELOPED: Final = (events.Revocation,)
+"""Messages that travel as the payload of a ``Signed`` envelope."""
+
 HEADERS: Final = (
     Header(subjects.HEADER_CONTENT_TYPE, f"`{subjects.CONTENT_TYPE}`."),
     Header(subjects.HEADER_MESSAGE_ID, "Id of a stored message; the server drops a repeat within the duplicate window."),

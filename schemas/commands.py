@@ -127,7 +127,7 @@ class AgentStatusPage(Message, kw_only=True, frozen=True, tag="agent-status-page
 
 
 class WorkerStatus(Message, kw_only=True, frozen=True, tag="worker-status"):
-    """Value of a worker's key in the bucket ``workers``, and its answer to the workers query."""
+    """Value of a worker's key in the bucket ``workers``: its heartbeat."""
 
     worker: str
     started_at: int

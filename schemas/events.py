@@ -103,7 +103,7 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     """The command that caused it."""
     worker: str = ""
     fence: int = 0
-    """Lease revision of the partition's owner."""
+    """Fencing token of the partition's owner; 0 for the registrar's events."""
     cause_at: int = 0
     """Unix time in milliseconds at which the evidence behind it was received."""
 

@@ -37,7 +37,7 @@ MEANINGS: Final = {
     "lease_ms": "Life of a result, in milliseconds.",
     "message": "A sentence for people.",
     "more": "Whether there are more after the last one here.",
-    "name": "Name.",
+    "name": "The policy's name.",
     "nonce": "The nonce of the challenge.",
     "policy": "`name@version`.",
     "remedy": "What to do about it, for people.",

@@ -23,10 +23,5 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def anchor(heading: str) -> str:
-    """Return a link to a heading of the same page."""
-    return f"[{heading}](#{heading.lower().replace(' ', '-')})"
-
-
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
