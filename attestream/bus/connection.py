@@ -75,6 +75,7 @@ class Bus:
         self.reconnects = 0
         self._connected = asyncio.Event()
         self._closing = False
+        self._server = ""
         self._on_reconnect: list[Callback] = []
         self._on_closed: list[Callback] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +103,7 @@ class Bus:
                     disconnected_cb=self._disconnected,
                     reconnected_cb=self._reconnected,
                     closed_cb=self._closed,
-                    reconnect_to_server_handler=reconnect_handler(settings.reconnect_spread_s),
+                    reconnect_to_server_handler=reconnect_handler(settings.reconnect_spread_s, lambda: self._server),
                 )
                 # A server that closes during the handshake makes connect() return all the same.
                 if not self.nc.is_connected:
@@ -116,6 +117,7 @@ class Bus:
                 await asyncio.wait_for(self.nc.close(), _CLOSE_S)
             where = ", ".join(settings.urls)
             raise BusError(f"{where} can not be reached: {last or str(error) or type(error).__name__}") from error
+        self._note_server()
         self._connected.set()
 
     async def connected(self, timeout_s: float) -> None:
@@ -284,10 +286,15 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
+        self._note_server()
         self._connected.set()
         _LOG.info("reconnected to the bus")
         for callback in list(self._on_reconnect):
             self._spawn(callback)
+
+    def _note_server(self) -> None:
+        url = self.nc.connected_url
+        self._server = url.netloc if url is not None else ""
 
     async def _closed(self) -> None:
         # Whoever waits for the connection shall learn that it does not come.

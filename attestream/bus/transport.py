@@ -43,16 +43,18 @@ class BoundedClient(Client):
 
 
 def reconnect_handler(
-    spread_s: float, uniform: Callable[[float, float], float] = random.uniform
+    spread_s: float, lost: Callable[[], str] = str, uniform: Callable[[float, float], float] = random.uniform
 ) -> Callable[[list[Server], dict[str, Any]], tuple[Server | None, float]]:
     """Return the choice of server and delay before each attempt to come back.
 
-    The server with the fewest failed attempts is taken, by lot among equals. The delay is uniform over ``spread_s`` seconds,
-    growing to four times that with failed attempts, so that a fleet does not come back in one instant.
+    The server with the fewest failed attempts is taken, by lot among equals, and the one that was lost (``lost`` names its
+    host and port) after its equals. The delay is uniform over ``spread_s`` seconds, growing to four times that with failed
+    attempts, so that a fleet does not come back in one instant.
     """
 
     def choose(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
-        server = min(servers, key=lambda candidate: (candidate.reconnects, uniform(0.0, 1.0)))
+        last = lost()
+        server = min(servers, key=lambda one: (one.reconnects, one.uri.netloc == last, uniform(0.0, 1.0)))
         factor = min(_MAX_SPREAD_FACTOR, 1 + server.reconnects)
         return server, uniform(0.01, max(0.02, spread_s * factor))
 

@@ -259,4 +259,7 @@ def test_fleet_does_not_come_back_in_one_instant():
     assert 9 < delays[-1] <= 10
     equal = [Server(uri=urlparse(f"nats://h{i}:4222"), reconnects=7) for i in range(3)]
     assert {choose(equal, {})[0].uri.hostname for _ in range(100)} == {"h0", "h1", "h2"}
+    avoid = reconnect_handler(10.0, lambda: "h1:4222")
+    assert {avoid(equal, {})[0].uri.hostname for _ in range(100)} == {"h0", "h2"}
+    assert avoid(equal[1:2], {})[0].uri.hostname == "h1"
     assert max(choose(equal, {})[1] for _ in range(200)) <= 40
