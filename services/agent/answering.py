@@ -16,6 +16,7 @@ from schemas import subjects
 from schemas.attestation import Challenge, Evidence
 from schemas.base import Decoder, SchemaError
 from services.agent.evidence import EvidenceMaker, check, cut, is_bare
+from services.agent.tpm_device import KeyLostError
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ class Answerer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Answer for ever."""
+        """Answer for ever.
+
+        :raises KeyLostError: when the AK is gone; the agent must enrol anew.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -71,6 +75,8 @@ class Answerer:
                 continue
             try:
                 await self._answer(waiting)
+            except KeyLostError:
+                raise
             except AttestreamError as error:
                 _log.error("challenge %d was not answered: %s", waiting.challenge.seq, error)
 
@@ -89,6 +95,7 @@ async def publish_news(bus: Bus, evidence: Evidence) -> None:
     :raises BusError: when the bus does not confirm one of them in time.
     """
     subject = subjects.evidence(evidence.agent_id)
-    base = f"{evidence.agent_id}:{evidence.enrolment}:{evidence.seq}"
+    # The nonce tells challenges apart that have one number: a deleted agent that is added again starts from 1.
+    base = f"{evidence.agent_id}:{evidence.enrolment}:{evidence.seq}:{evidence.nonce[:8].hex()}"
     for index, message in enumerate(cut(evidence)):
         await bus.publish_durable(subject, message, message_id=f"{base}:{index - 1}" if index else base)

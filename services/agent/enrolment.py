@@ -21,7 +21,7 @@ from schemas import subjects
 from schemas.base import Decoder, SchemaError, encode
 from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled, EnrolRequest, Refused, transcript
 from services.agent.identity import Identity
-from services.agent.tpm_device import EndorsementKey, TpmDevice
+from services.agent.tpm_device import EndorsementKey, KeyLostError, TpmDevice
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ async def enrol(bus: Bus, tpm: TpmDevice, identity: Identity, executor: Executor
     while True:
         try:
             enrolled = await _attempt(bus, tpm, identity, ek, ak_public, executor)
+        except KeyLostError:
+            raise
         except AttestreamError as error:
             _log.warning("not enrolled yet: %s (%s)", error, error.hint)
         else:

@@ -56,7 +56,7 @@ class Agent:
         """Enrol where that is needed, then attest until cancelled.
 
         :raises ConfigError: when the configuration or the data directory can not be used.
-        :raises TpmError: when the TPM can not be used.
+        :raises TpmError: when the TPM can not be used, or does not hold the AK any more.
         :raises BusError: when the bus has closed the connection for good.
         """
         keys = _trusted_keys(self._config.revocation_keys)

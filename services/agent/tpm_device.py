@@ -29,7 +29,7 @@ from tpm2_pytss import (
 )
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
-from attestream.errors import MalformedError
+from attestream.errors import MalformedError, TpmError
 from services.agent import tpm_pcrs
 from services.agent.private_file import read_private, write_private
 from services.agent.tpm_nv import ek_certificates
@@ -40,6 +40,13 @@ from services.agent.tpm_transport import Transport, refused_for_good
 _log = logging.getLogger(__name__)
 
 _KEY_FILE_LIMIT: Final = 16_384
+
+
+class KeyLostError(TpmError):
+    """The TPM does not load the AK that it made: it was cleared or replaced."""
+
+    remedy = "Restart the agent: it makes a new AK and enrols it."
+    permanent = True
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -106,8 +113,9 @@ class TpmDevice:
         """
 
         def public(tpm: ESAPI) -> bytes:
-            with self._attestation(tpm):
-                return self._stored.public if self._stored else b""
+            handle = self._from_context(tpm) or self._from_file(tpm) or self._make(tpm)
+            _flush(tpm, handle)
+            return self._stored.public if self._stored else b""
 
         return self._transport.run("load the AK", public)
 
@@ -116,6 +124,7 @@ class TpmDevice:
 
         :param credential: TPM2B_ID_OBJECT; :param secret: TPM2B_ENCRYPTED_SECRET.
         :raises MalformedError: when one of them is not such a structure.
+        :raises KeyLostError: when there is no AK, or the TPM does not load it any more.
         :raises TpmError: when they were made for other keys, or the TPM can not be reached.
         """
         try:
@@ -135,6 +144,7 @@ class TpmDevice:
     def quote(self, qualifying: bytes, banks: Banks) -> tuple[bytes, bytes]:
         """Return TPMS_ATTEST and TPMT_SIGNATURE of a quote by the AK over ``banks`` (bank -> PCR indexes).
 
+        :raises KeyLostError: when there is no AK, or the TPM does not load it any more.
         :raises TpmError: when the TPM refuses or can not be reached.
         """
         selection = tpm_pcrs.selection(banks)
@@ -166,11 +176,9 @@ class TpmDevice:
 
     @contextlib.contextmanager
     def _attestation(self, tpm: ESAPI) -> Iterator[ESYS_TR]:
-        handle = self._from_context(tpm)
+        handle = self._from_context(tpm) or self._from_file(tpm)
         if handle is None:
-            handle = self._from_file(tpm)
-        if handle is None:
-            handle = self._make(tpm)
+            raise KeyLostError("the TPM does not load the AK any more")
         try:
             yield handle
         finally:
@@ -198,9 +206,10 @@ class TpmDevice:
             with _storage_root(tpm) as parent:
                 handle = tpm.load(parent, private, public)
         except TSS2_Exception as error:
-            if not refused_for_good(error):
+            # Format-one codes are about the key that was given; any other says nothing of it.
+            if not refused_for_good(error) or not error.fmt1:
                 raise
-            _log.warning("the stored AK does not load in this TPM (%s): a new one will be made", error)
+            _log.warning("the stored AK does not load in this TPM (%s)", error)
             return None
         self._stored = stored
         self._saved = tpm.context_save(handle)

@@ -41,4 +41,6 @@ def emulator(swtpm: Swtpm, tmp_path: Path) -> ImaEmulator:
 @pytest.fixture
 def device(swtpm: Swtpm, tmp_path: Path) -> TpmDevice:
     """The agent's view of that TPM, with an ECC AK: it is made in no time."""
-    return TpmDevice(swtpm.tcti, tmp_path / "agent", ek="p256", ak="p256")
+    made = TpmDevice(swtpm.tcti, tmp_path / "agent", ek="p256", ak="p256")
+    made.attestation_key()
+    return made

@@ -15,9 +15,9 @@ from attestream.errors import ConfigError, MalformedError, SignatureError, TpmEr
 from attestream.tpm.credential import make_credential
 from attestream.tpm.public import check_attestation_key, check_endorsement_key, parse_public
 from attestream.tpm.quote import pcr_digest, verify_quote_signature
-from attestream.tpm.structures import parse_signature
+from attestream.tpm.structures import parse_quote, parse_signature
 from devtools.swtpm import Swtpm
-from services.agent.tpm_device import TpmDevice
+from services.agent.tpm_device import KeyLostError, TpmDevice
 
 KINDS = [("rsa2048", "rsa2048", ""), ("rsa2048", "rsa2048", "rsapss"), ("p256", "p256", ""), ("rsa2048", "p256", "ecdsa")]
 BANKS = {"sha1": [10], "sha256": [0, 7, 10, 17, 18, 19, 20, 21, 22, 23]}
@@ -115,6 +115,14 @@ def test_quotes_go_on_after_the_tpm_was_reset(swtpm: Swtpm, device: TpmDevice) -
     assert after.clock.reset_count == before.clock.reset_count + 1
 
 
+def test_a_key_that_was_enrolled_is_not_replaced_while_the_agent_runs(swtpm: Swtpm, device: TpmDevice) -> None:
+    device.quote(b"n", {"sha256": [0]})
+    subprocess.run(["tpm2_clear", "-T", swtpm.tcti, "-c", "p"], check=True, capture_output=True)
+    for _ in range(2):
+        with pytest.raises(KeyLostError):
+            device.quote(b"n", {"sha256": [0]})
+
+
 @pytest.mark.parametrize("damage", ["garbage", "another TPM", "another kind"])
 def test_a_stored_ak_that_does_not_load_is_replaced(swtpm: Swtpm, tmp_path: Path, damage: str) -> None:
     data_dir = tmp_path / "agent"
@@ -146,6 +154,11 @@ def test_a_tpm_that_is_away_does_not_cost_the_ak(swtpm: Swtpm, tmp_path: Path) -
 
 def test_a_bank_that_is_not_active_is_not_there(device: TpmDevice) -> None:
     assert device.read_pcrs({"sha384": [0, 1], "sha256": [1]}) == {"sha256": {1: bytes(32)}}
+
+
+def test_a_quote_over_a_bank_that_is_not_active_says_so(device: TpmDevice) -> None:
+    quote = parse_quote(device.quote(b"n", {"sha256": [10], "sha384": [10]})[0])
+    assert dict(quote.selection) == {"sha256": (10,), "sha384": ()}
 
 
 def test_the_tpm_is_free_between_operations(swtpm: Swtpm, device: TpmDevice) -> None:
