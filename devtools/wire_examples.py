@@ -1,0 +1,176 @@
+"""One example of every message, and their bytes as golden files.
+
+``python -m devtools.wire_examples DIRECTORY`` writes the files; do so only for a change of the wire that is meant, and then
+raise ``schema`` of a message whose fields have changed their meaning.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from schemas import attestation, commands, enrolment, events
+from schemas.base import Message, encode
+
+_AGENT: Final = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
+_AT: Final = 1_795_300_000_000
+_FINDING: Final = events.Finding(
+    code="runtime.unknown-file",
+    layer="runtime",
+    severity="failure",
+    culprit="/usr/bin/evil",
+    message="the policy does not know it",
+    remedy="look at the machine",
+)
+_ATTESTATION: Final = commands.Attestation(policy="web@3", interval_ms=10_000, lease_ms=60_000)
+_IDENTITY: Final = enrolment.Identity(
+    agent_id=_AGENT, ek_public=b"ek", ak_public=b"ak", transport_key=b"k" * 32, enrolment=2, ek_trust="accepted", at=_AT
+)
+_STATUS: Final = commands.AgentStatus(
+    agent_id=_AGENT,
+    standing=events.Standing.FAILED,
+    policy="web@3",
+    interval_ms=10_000,
+    lease_ms=60_000,
+    enrolment=2,
+    seq=7,
+    attestations=6,
+    ima_entries=1200,
+    event_number=3,
+    last_at=_AT,
+    findings=[_FINDING],
+    worker="w1",
+)
+
+ATTESTATION: Final[tuple[Message, ...]] = (
+    attestation.Challenge(
+        agent_id=_AGENT,
+        nonce=b"n" * 32,
+        seq=7,
+        issued_at=_AT,
+        deadline=_AT + 5000,
+        banks={"sha256": [0, 7, 10]},
+        ima_from=1200,
+        boot_log=True,
+        known_digest=b"d" * 32,
+    ),
+    attestation.Evidence(
+        agent_id=_AGENT,
+        enrolment=2,
+        nonce=b"n" * 32,
+        seq=7,
+        issued_at=_AT,
+        quote=b"quote",
+        signature=b"signature",
+        transport_key=b"t" * 32,
+        pcr_values={"sha256": {0: b"\x00" * 32, 10: b"\xff" * 32}},
+        ima=attestation.ImaDelta(ima_first=1200, count=1, data=b"entry", ascii=True),
+        boot_log=b"log",
+        parts=2,
+    ),
+    attestation.EvidencePart(agent_id=_AGENT, seq=7, index=1, boot=True, data=b"part"),
+    attestation.Hello(agent_id=_AGENT, enrolment=2, at=_AT),
+    attestation.ChangeNotice(agent_id=_AGENT, entries=1201, at=_AT),
+)
+ENROLMENT: Final[tuple[Message, ...]] = (
+    enrolment.EnrolRequest(
+        agent_id=_AGENT,
+        ek_public=b"ek",
+        ek_certificates=[b"cert"],
+        ak_public=b"ak",
+        transport_key=b"k" * 32,
+        nonce=b"n" * 32,
+    ),
+    enrolment.EnrolChallenge(challenge_id=b"c" * 16, credential=b"credential", secret=b"secret", expires_at=_AT),
+    enrolment.ActivateRequest(agent_id=_AGENT, challenge_id=b"c" * 16, proof=b"p" * 32),
+    enrolment.Enrolled(agent_id=_AGENT, ak_name=b"\x00\x0b" + b"n" * 32, enrolment=2, at=_AT),
+    enrolment.AgentQuery(agent_id=_AGENT),
+    enrolment.AgentsQuery(after="a", limit=100),
+    _IDENTITY,
+    enrolment.IdentityPage(identities=[_IDENTITY], more=True),
+    enrolment.DeleteIdentity(agent_id=_AGENT),
+    enrolment.Done(),
+    enrolment.Refused(code="agent-unknown", message="no such agent", remedy="check the id"),
+)
+COMMANDS: Final[tuple[Message, ...]] = (
+    commands.AddAgent(command_id="c1", agent_id=_AGENT, attestation=_ATTESTATION, actor="alice"),
+    commands.UpdateAgent(command_id="c2", agent_id=_AGENT, attestation=_ATTESTATION, actor="alice"),
+    commands.StopAgent(command_id="c3", agent_id=_AGENT, actor="alice"),
+    commands.StartAgent(command_id="c4", agent_id=_AGENT, actor="alice"),
+    commands.DeleteAgent(command_id="c5", agent_id=_AGENT, actor="alice"),
+    commands.PublishPolicy(command_id="c6", name="web", digest="0" * 64, actor="alice"),
+    commands.Outcome(command_id="c1", ok=False, code="policy-unknown", message="no web@3", remedy="push it", detail="d"),
+    commands.PolicyRecord(name="web", version=3, digest="0" * 64, at=_AT, actor="alice", entries=100_000),
+    _STATUS,
+    commands.AgentStatusPage(agents=[_STATUS], more=True),
+    commands.WorkerStatus(worker="w1", started_at=_AT, partitions=[0, 63], agents=1000, attestations=5, in_flight=3),
+    commands.LeaseRecord(worker="w1", since=_AT),
+)
+EVENTS: Final[tuple[Message, ...]] = (
+    events.Event(
+        id="e1",
+        kind=events.EventKind.FAILED,
+        agent_id=_AGENT,
+        at=_AT,
+        event_number=3,
+        enrolment=2,
+        standing=events.Standing.FAILED,
+        before=events.Standing.TRUSTED,
+        policy="web@3",
+        findings=[_FINDING],
+        command_id="c1",
+        worker="w1",
+        fence=9,
+        cause_at=_AT - 5,
+    ),
+    events.Result(
+        agent_id=_AGENT,
+        standing=events.Standing.TRUSTED,
+        at=_AT,
+        expires_at=_AT + 60_000,
+        seq=7,
+        event_number=3,
+        enrolment=2,
+        policy="web@3",
+        findings=[_FINDING],
+        worker="w1",
+        fence=9,
+    ),
+    events.Revocation(
+        id="e1",
+        agent_id=_AGENT,
+        at=_AT,
+        signed_at=_AT + 1,
+        standing=events.Standing.FAILED,
+        enrolment=2,
+        policy="web@3",
+        findings=[_FINDING],
+    ),
+    events.Signed(payload=b"payload", key_id="0123456789abcdef", algorithm="ed25519", signature=b"s" * 64),
+    events.DeadLetter(
+        stream="EVIDENCE",
+        subject="att.evidence.5.a",
+        sequence=9,
+        deliveries=10,
+        at=_AT,
+        code="malformed",
+        message="not a message",
+        data=b"\xc1",
+    ),
+)
+EXAMPLES: Final = {str(message.__struct_config__.tag): message for message in (*ATTESTATION, *ENROLMENT, *COMMANDS, *EVENTS)}
+"""Tag -> an example with every field set."""
+
+
+def write(directory: Path) -> None:
+    """Write the golden file of each example: its bytes in hex, 32 to a line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, message in EXAMPLES.items():
+        text = encode(message).hex()
+        lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+        (directory / f"{name}.hex").write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
