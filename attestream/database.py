@@ -13,14 +13,14 @@ import logging
 import sqlite3
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from alembic import command, context
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -38,6 +38,7 @@ _POSTGRESQL_CONNECTIONS: Final = 8
 _READING: Final = "attestream_reading"
 
 _log = logging.getLogger(__name__)
+_writers: weakref.WeakKeyDictionary[Engine, asyncio.Lock] = weakref.WeakKeyDictionary()
 _migrating: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
 
@@ -69,8 +70,10 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
     :raises StorageError: when the database does not answer or refuses.
     """
+    # SQLite has one writer at a time: waiting here is fair and quick, its own waiting polls with growing pauses.
+    turn = _writers.setdefault(engine.sync_engine, asyncio.Lock()) if engine.dialect.name == "sqlite" else nullcontext()
     with storage_errors():
-        async with engine.begin() as connection:
+        async with turn, engine.begin() as connection:
             yield connection
 
 

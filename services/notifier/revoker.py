@@ -26,6 +26,9 @@ MAX_REVOCATION_BYTES: Final = 262_144
 """Largest revocation before it is signed. An agent's worst day must not make its revocation too large for the bus."""
 
 _BATCH: Final = 32
+# After a kill the next notifier gets what was under way this much later. A repetition while the bus is slow costs nothing:
+# the revocation has the same message id.
+_ACK_WAIT_S: Final = 3.0
 _DECODER: Final = Decoder[Event](Event)
 _log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Revoker:
             self._revoke,
             filters=[f"att.event.{EventKind.FAILED}.*"],
             batch=_BATCH,
+            ack_wait_s=_ACK_WAIT_S,
         )
 
     async def _revoke(self, delivery: Delivery) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from attestream.bus import keyvalue
@@ -60,13 +60,14 @@ async def notifying(
     keys = TrustedKeys.from_pems([signer.public_pem, *(_read(path) for path in config.retired_keys)])
     sinks = [Sink(bus, webhook, keys, retry_base_s=config.retry_base_s) for webhook in config.webhooks]
     await publish_key(bus, signer)
-    async with AsyncExitStack() as stack:
+    try:
         # Sinks first: a new one must exist on the server before the first revocation is signed.
         for sink in sinks:
-            stack.push_async_callback(sink.stop)
             await sink.start()
-        await stack.enter_async_context(Revoker(bus, signer, clock).consumer)
-        yield
+        async with Revoker(bus, signer, clock).consumer:
+            yield
+    finally:
+        await asyncio.gather(*(sink.stop() for sink in sinks))
 
 
 async def publish_key(bus: Bus, signer: Signer) -> None:

@@ -33,9 +33,11 @@ from schemas.base import Decoder
 from schemas.events import Revocation, Signed
 
 LONGEST_DELAY_S: Final = 60.0
+STOP_S: Final = 3.0
+"""Seconds that a delivery which is under way has to end when the notifier stops; after that it is repeated later."""
 MAX_TOKEN_BYTES: Final = 8192
 
-_ACK_MARGIN_S: Final = 20.0
+_ACK_MARGIN_S: Final = 2.0
 _DECODER: Final = Decoder[Signed](Signed)
 _JSON: Final = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -117,7 +119,7 @@ class Sink:
 
     async def stop(self) -> None:
         """End; what was not delivered stays with the server."""
-        await self._consumer.stop()
+        await self._consumer.stop(STOP_S)
         if self._session is not None:
             await self._session.close()
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from attestream.database import reading, transaction
 from attestream.errors import EnrolmentError, MalformedError
+from attestream.telemetry import ENROLMENTS, counter
 from attestream.tpm.credential import make_credential
 from schemas.base import encode
 from schemas.enrolment import (
@@ -35,7 +36,8 @@ from services.registrar.admission import AcceptEk, TrustStore, admit
 
 SECRET_BYTES: Final = 32
 CHALLENGE_ID_BYTES: Final = 16
-_SWEEP_EVERY: Final = 256
+SWEEP_EVERY: Final = 256
+"""Challenges of this replica between two sweeps: what a flood can add beyond the bound."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Registrar:
         self._clock = clock
         self._recorded = recorded
         self._since_sweep = 0
+        self._counter = counter(ENROLMENTS)
 
     async def enrol(self, request: EnrolRequest, raw: bytes) -> EnrolChallenge:
         """Challenge an agent. An active record is not touched.
@@ -96,7 +99,7 @@ class Registrar:
                 transport_key=request.transport_key,
             )
             self._since_sweep += 1
-            if self._since_sweep >= _SWEEP_EVERY:
+            if self._since_sweep >= SWEEP_EVERY:
                 await challenges.sweep(connection, now=now)
                 self._since_sweep = 0
         return challenge
@@ -113,8 +116,10 @@ class Registrar:
         async with transaction(self._engine) as connection:
             outcome = await self._judge(connection, request, now)
         if isinstance(outcome, EnrolmentError):
+            self._counter.add(1, {"outcome": "refused"})
             _log.warning("enrolment of %r refused: %s", request.agent_id[:100], outcome.message)
             raise outcome
+        self._counter.add(1, {"outcome": "enrolled"})
         self._recorded()
         _log.info("agent %s enrolled as number %d", outcome.agent_id, outcome.enrolment)
         return outcome

@@ -98,6 +98,7 @@ async def test_killed_between_commit_and_event(process, bus, make_agent, enrol, 
     assert [(event.kind, event.enrolment) for event in found] == [(EventKind.ENROLLED, 1)]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_broker_killed_between_commit_and_event(process, bus, nats_server, make_agent, enrol, events):
     await jetstream.call(bus, f"STREAM.DELETE.{topology.EVENTS.name}")
     await enrol(make_agent("a"))
@@ -156,5 +157,6 @@ async def test_killed_again_and_again_while_agents_enrol(process, bus, make_agen
         assert [(event.kind, event.enrolment) for event in found] == [(EventKind.ENROLLED, 1)]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_stops_in_order(process):
     assert await process.stop() == 0

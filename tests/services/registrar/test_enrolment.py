@@ -26,6 +26,7 @@ from schemas.enrolment import (
 )
 from schemas.events import EventKind
 from services.registrar import challenges
+from services.registrar.enrolment import SWEEP_EVERY
 from services.registrar.service import serving
 from services.registrar.tables import challenge as challenge_table
 from services.registrar.tables import outbox
@@ -293,6 +294,17 @@ async def test_sweep_removes_expired_and_surplus_challenges(
         assert await challenges.sweep(connection, now=clock.now, most=2) == 2
     await engine.dispose()
     assert await pending() == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_flood_of_many_ids_is_swept_while_it_lasts(registrar, make_agent, clock, pending):
+    request = make_agent("a").enrol_request()
+    for number in range(SWEEP_EVERY):
+        if number == SWEEP_EVERY - 6:
+            clock.now += 60_001
+        flood = msgspec.structs.replace(request, agent_id=f"a{number}")
+        await registrar.enrol(flood, encode(flood))
+    assert await pending() == 6
 
 
 async def test_any_replica_judges_the_proof(registrar, bus, config, clock, make_agent):
