@@ -21,7 +21,6 @@ QUERY_REGISTRAR_AGENTS: Final = "att.query.registrar.agents"
 REGISTRAR_DELETE: Final = "att.query.registrar.delete"
 QUERY_VERIFIER_AGENT: Final = "att.query.verifier.agent"
 QUERY_VERIFIER_AGENTS: Final = "att.query.verifier.agents"
-QUERY_VERIFIER_WORKERS: Final = "att.query.verifier.workers"
 
 # Wildcards that streams and consumers bind to.
 EVIDENCE_IN: Final = "att.evidence.*"
@@ -110,6 +109,11 @@ def command_partition(partition: int) -> str:
 def event(kind: str, id_: str) -> str:
     """Return the subject of an event of ``kind`` (a value of :class:`schemas.events.EventKind`) about ``id_``."""
     return f"att.event.{kind}.{token(id_)}"
+
+
+def events_of_kind(kind: str) -> str:
+    """Return the wildcard over the events of ``kind`` about everybody."""
+    return f"att.event.{kind}.*"
 
 
 def events_of(id_: str) -> str:

@@ -34,6 +34,7 @@ EVIDENCE_BATCH: Final = 256
 COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
+RETRY_PARTS_S: Final = 0.25
 
 _INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
 _COMMAND: Final = Decoder[Command](Command)
@@ -251,11 +252,20 @@ class Partition:
         else:
             whole = self._assembly.part(message, delivery, now)
         if whole is not None:
-            first = whole.deliveries[0]
-            await self._desk.receive(attester, whole.evidence, first.at, again=delivery.deliveries > 1)
-            for part in whole.deliveries:
-                await part.ack()
+            await self._settle(attester, whole, delivery)
             for stale in self._assembly.forget(attester.agent_id, whole.evidence.seq):
                 await stale.ack()
         for given_up in self._assembly.expire(now):
             await given_up.ack()
+
+    async def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:
+        try:
+            await self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=last.deliveries > 1)
+        except AttestreamError:
+            # The consumer decides about the last delivery by the error; the others must come again with it.
+            for part in whole.deliveries:
+                if part is not last:
+                    await part.retry(RETRY_PARTS_S)
+            raise
+        for part in whole.deliveries:
+            await part.ack()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from attestream.bus.connection import connect
 from attestream.bus.topology import ensure_topology
 from attestream.config import Config
 from attestream.database import migrate, open_engine
 from attestream.errors import ConfigError
+from attestream.lifetime import until_stopped
 from services.verifier.queries import Queries
 from services.verifier.store import Store
 from services.verifier.worker import Worker
@@ -45,43 +46,41 @@ def unix_ms() -> int:
 
 
 async def run(config: Config, stopped: asyncio.Event) -> None:
-    """Run one worker until ``stopped`` is set."""
+    """Run one worker until ``stopped`` is set.
+
+    :raises ConfigError: when the settings can not be used.
+    :raises StorageError: when the database does not answer at the start.
+    :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
+    """
     secret = read_secret(config.verifier.cluster_secret_file)
     engine = open_engine(config.verifier.database_url)
     try:
         await migrate(engine, "services.verifier.migrations")
         bus = await connect(config.bus.settings("verifier"))
-        bus.on_closed(_end(stopped))
         try:
             await ensure_topology(bus)
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms)
             await Queries(bus, store, worker).serve()
-            await _work(worker, stopped)
+            await _work(worker, until_stopped(bus, stopped))
         finally:
             await bus.close()
     finally:
         await engine.dispose()
 
 
-async def _work(worker: Worker, stopped: asyncio.Event) -> None:
+async def _work(worker: Worker, end: Coroutine[Any, Any, None]) -> None:
     working = asyncio.create_task(worker.run())
-    asking = asyncio.create_task(stopped.wait())
+    ending = asyncio.create_task(end)
     log.info("worker %s is ready", worker.name)
-    await asyncio.wait({working, asking}, return_when=asyncio.FIRST_COMPLETED)
-    asking.cancel()
-    if working.done():
-        await working
-    working.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await working
-    log.info("worker %s hands over and stops", worker.name)
-    await worker.stop()
-
-
-def _end(stopped: asyncio.Event) -> Callable[[], Awaitable[None]]:
-    async def end() -> None:
-        log.error("the bus has closed the connection for good")
-        stopped.set()
-
-    return end
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, ending):
+            if task.done():
+                await task
+    finally:
+        ending.cancel()
+        working.cancel()
+        await asyncio.wait({working, ending})
+        log.info("worker %s hands over and stops", worker.name)
+        await worker.stop()
