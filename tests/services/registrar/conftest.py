@@ -26,6 +26,14 @@ class Clock:
 
 
 @pytest.fixture
+def database_url(request, tmp_path):
+    """SQLite, unless the test is marked to run on both kinds of database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'registrar.db'}"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
 def clock():
     return Clock()
 
