@@ -1,0 +1,98 @@
+"""The installation that the demonstration plays on, in one directory: bus, services and machines."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from attestream.embedded.installation import Installation, initialise
+from attestream.embedded.nats import NatsServer
+from attestream.embedded.stack import service_argv
+from devtools.demo.machine import Machine
+from devtools.demo.programs import Program, stop
+
+MACHINES: Final = {"web": "rsa2048", "db": "p256", "build": "rsa2048"}
+"""Name of each machine and the kind of its attestation key."""
+
+WORKERS: Final = ("verifier-1", "verifier-2")
+
+INTERVAL_MS: Final = 1_000
+LEASE_MS: Final = 5_000
+
+_SETTINGS: Final = {
+    "ATTESTREAM_REGISTRAR_ACCEPT_EK": "certificate",
+    "ATTESTREAM_VERIFIER_LEASE_FLOOR_S": str(LEASE_MS // 1000),
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class Stage:
+    """Everything that the demonstration starts; :meth:`close` ends all of it."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.logs = directory / "logs"
+        self.logs.mkdir(mode=0o700)
+        self.place = Installation(directory / "installation")
+        self.server = NatsServer(self.place.bus)
+        # Settings of the user's own installation have no say here.
+        self._environment = {name: value for name, value in environment.items() if not name.startswith("ATTESTREAM_")}
+        self._environment |= {**_SETTINGS, "ATTESTREAM_BUS_URLS": self.server.url}
+        self.services = {name: self._service(name) for name in ("registrar", *WORKERS, "notifier")}
+        self.machines = {name: self._machine(name, ak) for name, ak in MACHINES.items()}
+
+    async def prepare(self) -> None:
+        """Make the keys, the configuration, and the three TPMs with their certificates. Takes two or three seconds.
+
+        :raises ConfigError: when the directory can not be written.
+        :raises TpmError: when swtpm is not installed or can not make a TPM.
+        """
+        initialise(self.place.directory, accept_ek="certificate", port=self.server.port)
+        await asyncio.gather(*(asyncio.to_thread(machine.manufacture) for machine in self.machines.values()))
+        for name, machine in self.machines.items():
+            for certificate in machine.tpm.ca_certificates:
+                shutil.copy(certificate, self.place.ek_store / f"{name}-{certificate.name}")
+
+    def start_services(self) -> None:
+        """Start the bus and the services.
+
+        :raises BusError: when nats-server is not installed or does not start.
+        """
+        self.server.start()
+        for service in self.services.values():
+            service.start()
+
+    @property
+    def accident(self) -> str:
+        """Which program has ended that nobody has ended; empty when all is well."""
+        if self.server.pid is None:
+            return f"nats-server has ended by itself; its log: {self.server.log_path}"
+        programs = [*self.services.values(), *(machine.agent for machine in self.machines.values())]
+        return next((accident for program in programs if (accident := program.accident)), "")
+
+    def close(self) -> None:
+        """End every process that was started here, the bus and the TPMs last."""
+        stop([*(machine.agent for machine in self.machines.values()), *self.services.values()])
+        self.server.stop()
+        for machine in self.machines.values():
+            machine.shut_down()
+
+    def _service(self, name: str) -> Program:
+        environment = dict(self._environment)
+        kind = name.partition("-")[0]
+        if kind == "verifier":
+            environment["ATTESTREAM_VERIFIER_WORKER_ID"] = name
+        return Program(name, service_argv(kind, str(self.place.config_file)), environment, self.logs / f"{name}.log")
+
+    def _machine(self, name: str, ak: str) -> Machine:
+        return Machine(
+            name,
+            self.directory / "machines" / name,
+            self.logs,
+            self._environment,
+            ak=ak,
+            revocation_key=self.place.trusted_keys / "revocation.pem",
+        )
