@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import sys
@@ -70,6 +69,8 @@ def up(
 
     An empty data directory is initialised first. Ctrl-C or SIGTERM ends everything in order.
     """
+    import asyncio
+
     from attestream import config
     from attestream.embedded.installation import Installation, initialise
     from attestream.embedded.stack import run_stack

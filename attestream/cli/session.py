@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from attestream.signing import TrustedKeys
 
 URL_VARIABLE: Final = "ATTESTREAM_URL"
+CONNECT_S: Final = 2.0
+"""Seconds after which the bus counts as unreachable, unless ``--timeout`` is shorter."""
 DATA_DIR_VARIABLE: Final = "ATTESTREAM_DATA_DIR"
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Session(NamedTuple):
         for url in urls:
             if not url.startswith(("nats://", "tls://", "ws://", "wss://")):
                 raise ConfigError(f"{url!r} is not the URL of a bus", remedy="Write for example nats://127.0.0.1:4222.")
-        async with connect(urls, keys=keys, name="attestream-cli", timeout_s=min(self.timeout_s, 5.0)) as client:
+        async with connect(urls, keys=keys, name="attestream-cli", timeout_s=min(self.timeout_s, CONNECT_S)) as client:
             yield client
 
 
@@ -88,8 +89,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON f
 
 def complete(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end. The logs of the library stay silent: a command says itself what went wrong."""
+    import asyncio
     import logging
 
-    logging.getLogger("attestream").addHandler(logging.NullHandler())
-    logging.getLogger("attestream").propagate = False
+    logging.getLogger().addHandler(logging.NullHandler())
     return asyncio.run(work)
