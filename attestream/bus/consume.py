@@ -162,6 +162,10 @@ class Consumer:
         subscription, self._subscription = self._subscription, None
         if subscription is None or self._bus.nc.is_closed:
             return
+        if not self._bus.nc.is_connected:
+            # Nothing can be given back: what was delivered comes again after its ack_wait_s.
+            await subscription.unsubscribe()
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 # Leaves the inbox, waits for what was on its way, and runs the callback for all of it.

@@ -52,9 +52,12 @@ class Endpoint:
     async def stop(self) -> None:
         """Leave the queue group and let the running handlers end."""
         subscription, self._subscription = self._subscription, None
-        if subscription is not None:
+        if subscription is not None and not self._bus.nc.is_closed:
             try:
-                await subscription.drain()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
+                if not self._bus.nc.is_connected:
+                    await subscription.unsubscribe()
+                else:
+                    await subscription.drain()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
             except (nats.errors.Error, OSError):
                 _LOG.debug("%s is left without a drained subscription", self._subject, exc_info=True)
         while self._tasks:

@@ -180,6 +180,18 @@ async def test_connection_comes_back_and_serves_again(bus, nats_server, eventual
     assert bus.reconnects == 1
 
 
+async def test_closing_does_not_wait_for_a_bus_that_is_gone(bus, nats_server, eventually):
+    async def answer(_: AgentQuery) -> Message:
+        return Done()
+
+    for i in range(5):
+        await bus.serve(f"t.ask{i}", "q", AgentQuery, answer)
+    nats_server.kill()
+    await eventually(lambda: not bus.nc.is_connected)
+    async with asyncio.timeout(2):
+        await bus.close()
+
+
 async def test_callbacks_can_be_withdrawn(bus, nats_server, eventually):
     calls = []
 

@@ -226,6 +226,25 @@ async def test_stopping_gives_back_what_was_buffered_in_order(bus, eventually):
     assert second.sequences == list(range(2, 51))
 
 
+async def test_stopping_does_not_wait_for_a_bus_that_is_gone(bus, nats_server, eventually):
+    consumer = Consumer(bus, "EVIDENCE", "t", Seen(), filters=ALL)
+    await consumer.start()
+    nats_server.kill()
+    await eventually(lambda: not bus.nc.is_connected)
+    async with asyncio.timeout(1):
+        await consumer.stop()
+
+
+async def test_stopped_consumer_can_be_started_again(bus, eventually):
+    seen = Seen()
+    consumer = Consumer(bus, "EVIDENCE", "t", seen, filters=ALL)
+    for count in (1, 2):
+        await consumer.start()
+        await fill(bus, 1, first=count)
+        await eventually(lambda count=count: len(seen.deliveries) == count)
+        await consumer.stop()
+
+
 async def test_message_of_a_dead_owner_comes_again_after_its_wait(bus, nats_server, eventually):
     await fill(bus, 5)
     dead = await connect(BusSettings(urls=[nats_server.url]))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -70,13 +71,16 @@ async def test_publications_under_way_when_the_server_is_killed_are_stored_once(
     assert await count(bus, "EVENTS") == 400
 
 
-async def test_timed_out_publication_that_arrives_late_counts_as_stored(bus, nats_server):
+async def test_timed_out_publication_that_arrives_late_counts_as_stored(bus, nats_server, eventually):
     """The server takes the first attempt late, then sees the second: a repeat, or refused for what the first has changed."""
+    threads = Path(f"/proc/{nats_server.pid}/task")
     os.kill(nats_server.pid, signal.SIGSTOP)
+    await eventually(lambda: all(") T " in (thread / "stat").read_text() for thread in threads.iterdir()))
     own = subjects.result("b")
+    before = bus.nc.stats["out_msgs"]
     plain = asyncio.create_task(bus.publish_durable(subjects.event("failed", "a"), hello(1), message_id="m1"))
     guarded = asyncio.create_task(bus.publish_durable(own, hello(1), message_id="m2", guard=(own, 0)))
-    await asyncio.sleep(2.3)
+    await eventually(lambda: bus.nc.stats["out_msgs"] >= before + 4)
     os.kill(nats_server.pid, signal.SIGCONT)
     assert (await plain, await guarded) == (Ack(sequence=1, duplicate=True), Ack(sequence=1, duplicate=True))
     assert await count(bus, "EVENTS") == 1
