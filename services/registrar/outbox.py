@@ -39,7 +39,8 @@ async def add(connection: AsyncConnection, event: Event) -> None:
 class Publisher:
     """Publishes what is in the outbox, in order, for as long as it runs."""
 
-    def __init__(self, engine: AsyncEngine, bus: Bus) -> None:
+    def __init__(self, engine: AsyncEngine, bus: Bus, *, publish_timeout_s: float = 10.0) -> None:
+        self._publish_timeout_s = publish_timeout_s
         self._engine = engine
         self._bus = bus
         self._wake = asyncio.Event()
@@ -84,7 +85,9 @@ class Publisher:
             stored: list[int] = []
             try:
                 for row in rows:
-                    await self._bus.publish_durable(row.subject, row.data, message_id=row.message_id)
+                    await self._bus.publish_durable(
+                        row.subject, row.data, message_id=row.message_id, timeout_s=self._publish_timeout_s
+                    )
                     stored.append(row.id)
             finally:
                 async with transaction(self._engine) as connection:
