@@ -19,7 +19,7 @@ _file = click.argument("file", type=click.File("rb"), metavar="FILE")
 
 @click.group()
 def policy() -> None:
-    """Publish and read policies. A version never changes; pushing makes a new one."""
+    """Publish and read policies. A version never changes."""
 
 
 @policy.command()
@@ -28,7 +28,10 @@ def policy() -> None:
 @json_option
 @pass_session
 def push(session: Session, name: str, file: BinaryIO, as_json: bool) -> None:
-    """Check the policy document in FILE and publish it as the next version of NAME."""
+    """Check the policy document in FILE and publish it as the next version of NAME.
+
+    The document of the newest version makes no new one.
+    """
     reference = complete(_push(session, name, file.read()))
     if as_json:
         write_json({"policy": reference})

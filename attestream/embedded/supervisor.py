@@ -72,7 +72,10 @@ class Supervisor:
 
         :raises ConfigError: when a child says that starting it again would not help.
         """
-        await asyncio.gather(*self._tasks)
+        # Not gather(): who is tired of waiting must not end the supervision.
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """Ask every child to stop, and kill those that do not in :data:`STOP_TIMEOUT_S` seconds."""

@@ -93,6 +93,19 @@ async def test_a_wrong_configuration_ends_it_all(lines: list[str]) -> None:
     assert kept.pids == {}
 
 
+async def test_who_is_tired_of_waiting_does_not_end_the_supervision(lines: list[str]) -> None:
+    kept = supervise(lines, shell("a", "echo up; exec sleep 60"))
+    kept.start()
+    waiting = asyncio.create_task(kept.wait())
+    await until(lambda: bool(lines))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    pid = kept.pids["a"]
+    assert alive(pid)
+    await kept.stop()
+    assert not alive(pid)
+
+
 async def test_a_child_that_does_not_listen_is_killed(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", 0.3)
     kept = supervise(lines, shell("a", "trap '' TERM; echo up; while :; do sleep 0.05; done"))
