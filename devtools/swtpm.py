@@ -1,15 +1,17 @@
-"""A private software TPM: swtpm on two free TCP ports of the loopback interface, made by swtpm_setup.
+"""A private software TPM: swtpm on a Unix socket, made by swtpm_setup.
 
-Nothing outside the state directory is read or written: the local CA that signs the EK certificates lives there as well.
+Nothing outside the state directory is read or written, but for the socket: the local CA that signs the EK certificates lives
+there as well. swtpm serves one connection at a time and lets few wait: over TCP one client more loses a second or longer to
+the retransmission of its SYN, on a Unix socket it waits its turn.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +23,6 @@ from attestream.errors import TpmError
 BANKS: Final = ("sha1", "sha256")
 """PCR banks that are active by default: those that a machine with IMA usually has."""
 
-_PORTS: Final = (20_000, 32_000)  # below the range from which the kernel picks ports of outgoing connections
-_ATTEMPTS: Final = 20
 _READY_S: Final = 10.0
 
 
@@ -42,7 +42,7 @@ class Swtpm:
         self._banks = tuple(banks)
         self._certificates = certificates
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._socket = Path()
 
     @classmethod
     def launch(cls, state_dir: Path, *, banks: Sequence[str] = BANKS, certificates: bool = True) -> Self:
@@ -53,8 +53,8 @@ class Swtpm:
 
     @property
     def tcti(self) -> str:
-        """The TCTI string under which TSS2 programs reach the TPM."""
-        return f"swtpm:host=127.0.0.1,port={self._port}"
+        """The TCTI string under which TSS2 programs reach the TPM; known after the first start."""
+        return f"swtpm:path={self._socket}"
 
     @property
     def pid(self) -> int:
@@ -69,14 +69,20 @@ class Swtpm:
 
     def start(self) -> None:
         """Start swtpm; make its state first where there is none. The TPM is started up with cleared PCRs."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self.stop()
         if missing := missing_tools():
             raise TpmError(f"not installed: {', '.join(missing)}", remedy="Install the packages swtpm and swtpm-tools.")
         if not (self.state_dir / "tpm" / "tpm2-00.permall").exists():
             self._manufacture()
-        for _ in range(_ATTEMPTS):
-            if self._spawn(_free_ports(self._port)):
-                return
-        raise TpmError(f"swtpm does not come up; see {self.state_dir / 'swtpm.log'}")
+        if self._socket == Path():
+            # Not in the state directory: the path of a socket has 107 bytes at most.
+            self._socket = Path(tempfile.mkdtemp(prefix="swtpm-")) / "tpm"
+        else:
+            self._socket.parent.mkdir(mode=0o700)
+        self._spawn()
 
     def stop(self) -> None:
         """End swtpm; its persistent state stays."""
@@ -89,6 +95,7 @@ class Swtpm:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     def reboot(self) -> None:
         """Restart the TPM as a machine's reset does: PCRs are zero, ``resetCount`` is raised, the TCTI stays the same."""
@@ -125,52 +132,30 @@ class Swtpm:
         if made.returncode != 0:
             raise TpmError(f"swtpm_setup failed: {made.stdout.strip()} {made.stderr.strip()}")
 
-    def _spawn(self, port: int) -> bool:
-        log = self.state_dir / "swtpm.log"
-        process = subprocess.Popen(
+    def _spawn(self) -> None:
+        control = f"{self._socket}.ctrl"  # where TSS2 looks for it
+        process = self._process = subprocess.Popen(
             [
                 *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state_dir / 'tpm'}"),
-                *("--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={port + 1}"),
-                *("--flags", "not-need-init,startup-clear", "--log", f"file={log}"),
+                *("--server", f"type=unixio,path={self._socket}", "--ctrl", f"type=unixio,path={control}"),
+                *("--flags", "not-need-init,startup-clear", "--log", f"file={self.state_dir / 'swtpm.log'},truncate"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a terminal is for the program that owns this object, which then stops us
         )
-        self._process, self._port = process, port
         deadline = time.monotonic() + _READY_S
         while process.poll() is None and time.monotonic() < deadline:
-            if _listens(process.pid, port) and _listens(process.pid, port + 1):
-                return True
+            if _listens(str(self._socket)) and _listens(control):
+                return
             time.sleep(0.005)
         self.stop()
-        return False
+        raise TpmError(f"swtpm does not come up; see {self.state_dir / 'swtpm.log'}")
 
 
-def _listens(pid: int, port: int) -> bool:
-    """Whether process ``pid`` itself listens on ``port``; a trial connection could reach a stranger."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-            inodes.add(f"socket:[{fields[9]}]")
-    with contextlib.suppress(OSError):
-        return any(str(link.readlink()) in inodes for link in Path(f"/proc/{pid}/fd").iterdir())
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as trial, contextlib.suppress(OSError):
+        trial.connect(path)
+        return True
     return False
-
-
-def _free_ports(preferred: int) -> int:
-    """Return a port that is free together with its successor: ``preferred`` if it is one."""
-    candidates = [preferred] if preferred else []
-    candidates += [random.randrange(*_PORTS) for _ in range(100)]
-    for port in candidates:
-        try:
-            for number in (port, port + 1):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port
-    raise TpmError("no two neighbouring TCP ports are free on the loopback interface")

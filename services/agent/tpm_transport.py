@@ -22,6 +22,9 @@ _TPM_LAYERS: Final = (0x00000000, 0x000B0000)  # the TPM itself, or the resource
 _PASSING: Final = frozenset((0x902, 0x903, 0x904, 0x908, 0x90A, 0x922))
 """TPM_RC_OBJECT_MEMORY, SESSION_MEMORY, MEMORY, YIELDED, TESTING, RETRY: the TPM is in use, or not ready."""
 
+_USELESS: Final = frozenset((0x2, 0xB, 0x15))
+"""TSS2_BASE_RC_NOT_IMPLEMENTED, BAD_VALUE, NOT_SUPPORTED from the layers above the TPM: a TCTI string that leads nowhere."""
+
 
 class Transport:
     """A TPM behind a TCTI string such as ``device:/dev/tpmrm0`` or ``swtpm:host=127.0.0.1,port=2321``.
@@ -51,15 +54,16 @@ class Transport:
                         return operation(tpm)
                 except TSS2_Exception as error:
                     if refused_for_good(error) or time.monotonic() + pause > deadline:
-                        raise TpmError(f"the TPM can not {what}: {error}") from error
+                        raise TpmError(f"the TPM at {self._tcti} can not {what}: {error}") from error
                 except AttestreamError:
                     raise
                 except (RuntimeError, ValueError) as error:  # tpm2-pytss's own checks of a TCTI string or an argument
-                    raise TpmError(f"the TPM can not {what}: {error}") from error
+                    raise TpmError(f"the TPM at {self._tcti} can not {what}: {error}") from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def refused_for_good(error: TSS2_Exception) -> bool:
-    """Whether the TPM itself has refused, and would again: not a transport that failed, nor a TPM that is busy."""
-    return (error.rc & _LAYER) in _TPM_LAYERS and (error.rc & ~_LAYER) not in _PASSING
+    """Whether the same would be refused again: not when the transport has failed or the TPM is busy."""
+    code = error.rc & ~_LAYER
+    return code not in _PASSING if (error.rc & _LAYER) in _TPM_LAYERS else code in _USELESS

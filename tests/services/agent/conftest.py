@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from attestream.bus.connection import Bus
+from devtools.evidence_stream import EvidenceStream
 from devtools.ima_emulator import ImaEmulator
 from devtools.swtpm import Swtpm
 from services.agent.tpm_device import TpmDevice
@@ -44,3 +46,9 @@ def device(swtpm: Swtpm, tmp_path: Path) -> TpmDevice:
     made = TpmDevice(swtpm.tcti, tmp_path / "agent", ek="p256", ak="p256")
     made.attestation_key()
     return made
+
+
+@pytest.fixture
+def stream(bus: Bus) -> EvidenceStream:
+    """What agents have sent over ``bus``."""
+    return EvidenceStream(bus)

@@ -8,41 +8,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from attestream.bus.connection import Bus
-from attestream.bus.stored import get_batch
 from attestream.embedded.nats import NatsServer
 from attestream.signing import Signer
 from attestream.tpm.public import parse_public
 from attestream.tpm.quote import verify_quote_signature
+from devtools.evidence_stream import EvidenceStream, Sent
 from devtools.ima_emulator import ImaEmulator
 from devtools.soft_registrar import SoftRegistrar
 from devtools.swtpm import Swtpm
-from schemas import subjects, topology
-from schemas.attestation import Challenge, ChangeNotice, Evidence, Hello, Inbound, qualifying_data
-from schemas.base import Decoder
+from schemas import subjects
+from schemas.attestation import Challenge, ChangeNotice, Evidence, Hello, qualifying_data
 from schemas.events import Revocation, Standing
 
-INBOUND = Decoder[Inbound](Inbound)  # type: ignore[type-var]
 ROOT = Path(__file__).parents[3]
 
 
-async def until(bus: Bus, condition: Callable[[list[Inbound]], bool]) -> list[Inbound]:
-    """What the agent has sent, once it fulfils ``condition``."""
-    async with asyncio.timeout(30):
-        while True:
-            batch = await get_batch(bus, topology.EVIDENCE.name, {"seq": 1, "batch": 1000, "next_by_subj": ">"})
-            if condition(found := [INBOUND.decode(one.data) for one in batch.messages]):
-                return found
-            await asyncio.sleep(0.01)
-
-
-def hellos(messages: list[Inbound]) -> int:
-    return sum(isinstance(message, Hello) for message in messages)
+def hellos(found: list[Sent]) -> int:
+    return sum(isinstance(one.message, Hello) for one in found)
 
 
 @pytest.fixture
@@ -82,11 +70,16 @@ async def agent(config: Path) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def test_the_life_of_an_agent(
-    agent: asyncio.subprocess.Process, bus: Bus, nats_server: NatsServer, emulator: ImaEmulator, tmp_path: Path
+    agent: asyncio.subprocess.Process,
+    bus: Bus,
+    stream: EvidenceStream,
+    nats_server: NatsServer,
+    emulator: ImaEmulator,
+    tmp_path: Path,
 ) -> None:
     registrar = SoftRegistrar(bus, enrolment=7)
     await registrar.start()
-    (hello,) = await until(bus, bool)
+    ((_, hello),) = await stream.count(1)
     assert isinstance(hello, Hello)
     assert (hello.agent_id, hello.enrolment, registrar.proven) == ("host.1", 7, [True])
 
@@ -95,7 +88,7 @@ async def test_the_life_of_an_agent(
         agent_id="host.1", nonce=b"n", seq=1, issued_at=at, deadline=at + 5_000, banks={"sha256": [0, 10]}, ima_from=0
     )
     await bus.publish(subjects.challenge("host.1"), challenge)
-    evidence = (await until(bus, lambda messages: len(messages) == 2))[1]
+    evidence = (await stream.count(2))[1].message
     assert isinstance(evidence, Evidence)
     request = registrar.requests[0]
     quote = verify_quote_signature(parse_public(request.ak_public), evidence.quote, evidence.signature)
@@ -103,7 +96,7 @@ async def test_the_life_of_an_agent(
     assert evidence.enrolment == 7
 
     emulator.run("/bin/evil", b"evil")
-    notice = (await until(bus, lambda messages: len(messages) == 3))[2]
+    notice = (await stream.count(3))[2].message
     assert isinstance(notice, ChangeNotice)
     assert notice.entries == 2
 
@@ -120,35 +113,35 @@ async def test_the_life_of_an_agent(
 
     nats_server.kill()
     nats_server.start()
-    await until(bus, lambda messages: hellos(messages) == 2)
+    await stream.until(lambda found: hellos(found) == 2)
 
     agent.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(agent.wait(), 10) == 0
 
 
 async def test_an_agent_comes_back_with_its_keys(
-    agent: asyncio.subprocess.Process, bus: Bus, config: Path, nats_server: NatsServer
+    agent: asyncio.subprocess.Process, bus: Bus, stream: EvidenceStream, config: Path, nats_server: NatsServer
 ) -> None:
     registrar = SoftRegistrar(bus)
     await registrar.start()
-    await until(bus, lambda messages: hellos(messages) == 1)
+    await stream.until(lambda found: hellos(found) == 1)
     agent.kill()
     await agent.wait()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "services.agent", "--config", str(config))
     again = await asyncio.create_subprocess_exec(*command, env=environment)
-    await until(bus, lambda messages: hellos(messages) == 2)
+    await stream.until(lambda found: hellos(found) == 2)
     assert len(registrar.requests) == 1
     again.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(again.wait(), 10) == 0
 
 
 async def test_an_agent_whose_tpm_was_cleared_enrols_anew(
-    agent: asyncio.subprocess.Process, bus: Bus, config: Path, swtpm: Swtpm
+    agent: asyncio.subprocess.Process, bus: Bus, stream: EvidenceStream, config: Path, swtpm: Swtpm
 ) -> None:
     registrar = SoftRegistrar(bus)
     await registrar.start()
-    await until(bus, lambda messages: hellos(messages) == 1)
+    await stream.until(lambda found: hellos(found) == 1)
     clear = await asyncio.create_subprocess_exec("tpm2_clear", "-T", swtpm.tcti, "-c", "p")
     assert await clear.wait() == 0
     at = time.time_ns() // 1_000_000
@@ -159,18 +152,18 @@ async def test_an_agent_whose_tpm_was_cleared_enrols_anew(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "services.agent", "--config", str(config))
     again = await asyncio.create_subprocess_exec(*command, env=environment)
-    await until(bus, lambda messages: hellos(messages) == 2)
+    await stream.until(lambda found: hellos(found) == 2)
     again.terminate()
     assert await asyncio.wait_for(again.wait(), 10) == 0
     first, second = registrar.requests
     assert first.ak_public != second.ak_public
 
 
-async def test_a_tpm_that_is_not_there_ends_it_with_one_line(config: Path, tmp_path: Path) -> None:
+async def test_a_tcti_that_leads_nowhere_ends_it_with_one_line(config: Path, tmp_path: Path) -> None:
     command = (sys.executable, "-m", "services.agent", "--config", str(config))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ATTESTREAM_AGENT_TCTI": "swtpm:host=127.0.0.1,port=1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ATTESTREAM_AGENT_TCTI": "nonsense:x"}
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     _, text = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 1
     assert "Traceback" not in text.decode()
-    assert "the TPM can not load the AK" in text.decode().splitlines()[-1]
+    assert "the TPM at nonsense:x can not load the AK" in text.decode().splitlines()[-1]
