@@ -422,19 +422,19 @@ async def test_a_bus_that_does_not_answer_is_one_clear_error() -> None:
 async def test_the_example_of_the_documentation_runs(
     bus: Bus, signer: Signer, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    example = Path(__file__).parents[2] / "docs" / "sdk-example.py"
+    example = Path(__file__).parents[2] / "docs" / "examples" / "cut_off.py"
     assert len(example.read_text().splitlines()) < 30
     trusted = tmp_path / "trusted"
     trusted.mkdir()
     (trusted / "notifier.pem").write_text(signer.public_pem)
     await publish(bus, signer.sign(a_revocation(0)), "r0")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(example), nats_server.url, str(trusted), stdout=asyncio.subprocess.PIPE
+        sys.executable, str(example), str(trusted), nats_server.url, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), 20)
-        assert line == b"cutting off a because of []\n"
+        assert line == b"a is revoked: \n"
     finally:
         process.terminate()
         await process.wait()
