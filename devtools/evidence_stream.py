@@ -45,6 +45,21 @@ class EvidenceStream:
                 await asyncio.sleep(0.005)
         return found
 
+    async def restarted(self, restart: Callable[[], object]) -> None:
+        """Call ``restart``, which restarts the server, and return when the connection is back.
+
+        A question that was asked in between would be lost, and waited for.
+        """
+        back = asyncio.Event()
+
+        async def notice() -> None:
+            back.set()
+
+        forget = self._bus.on_reconnect(notice)
+        restart()
+        await back.wait()
+        forget()
+
     async def count(self, number: int, timeout_s: float = 20.0) -> list[Sent]:
         """Return what is stored as soon as there are ``number`` messages.
 

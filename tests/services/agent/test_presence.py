@@ -24,7 +24,6 @@ async def test_hello_is_said_at_the_start_and_after_each_return(
     ((_, hello),) = await stream.count(1)
     assert isinstance(hello, Hello)
     assert (hello.agent_id, hello.enrolment) == ("host.1", 4)
-    nats_server.kill()
-    nats_server.start()
+    await stream.restarted(lambda: (nats_server.kill(), nats_server.start()))
     await stream.count(2)
     task.cancel()

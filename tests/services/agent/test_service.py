@@ -111,8 +111,7 @@ async def test_the_life_of_an_agent(
             await asyncio.sleep(0.01)
     assert json.loads(heard.read_text())["agent_id"] == "host-2"
 
-    nats_server.kill()
-    nats_server.start()
+    await stream.restarted(lambda: (nats_server.kill(), nats_server.start()))
     await stream.until(lambda found: hellos(found) == 2)
 
     agent.send_signal(signal.SIGTERM)
