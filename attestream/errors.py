@@ -8,7 +8,8 @@ from typing import ClassVar
 class AttestreamError(Exception):
     """Base of every error that Attestream raises on purpose.
 
-    ``permanent`` tells the bus what to do with the message that caused it: a permanent error can not go away by trying again.
+    ``permanent`` tells the bus what to do with the message that caused it: a permanent error can not go away by trying
+    again.
     """
 
     code: ClassVar[str] = "internal"
