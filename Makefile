@@ -17,11 +17,12 @@ test: ## Install and run the tests; args="-k name" passes arguments to pytest
 	@scripts/install --test
 	@$(python) -m pytest $(args)
 
-check: install ## Lint, formatting, types and import rules
+check: install ## Lint, formatting, types, import rules and generated documents
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
 	@.venv/bin/lint-imports
+	@$(python) -m devtools.docs --check
 
 bench: install ## Measure; only=NAME measures one part
 	@$(python) -m bench $(if $(only),--only $(only))
