@@ -83,10 +83,9 @@ class Up:
 
     def service_pids(self, module: str) -> list[int]:
         """Return the processes of one service."""
-        found = subprocess.run(
-            ["ps", "--ppid", str(self._process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=False
-        ).stdout.splitlines()
-        return [int(line.split()[0]) for line in found if module in line]
+        parent = self._process.pid
+        children = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        return [pid for pid in children if module in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it and return the exit code."""
