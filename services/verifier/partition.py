@@ -11,6 +11,7 @@ from attestream.appraisal.state import decode_state, fresh
 from attestream.bus.connection import Bus
 from attestream.bus.consume import DEFERRED, Consumer, Deferred, Delivery
 from attestream.bus.stored import last_messages
+from attestream.bus.takeover import take_over
 from attestream.config import VerifierConfig
 from attestream.errors import AttestreamError, FencedError, MalformedError
 from schemas import subjects, topology
@@ -79,6 +80,7 @@ class Partition:
         self._roster = services.roster
         self._assembly = Assembly()
         self._open = False
+        self._delivered_before = 0
         self._consumers = (
             Consumer(
                 services.bus,
@@ -124,15 +126,16 @@ class Partition:
             self._roster[attester.token] = attester
             await self._desk.check_lapse(attester)
             self.scheduler.start(attester)
-        for consumer in self._consumers:
-            await consumer.start()
+        await self._consume()
+
+    async def consume_anew(self) -> None:
+        """Have what was delivered over a connection that is gone delivered again, in order."""
+        await self._stop_consuming()
+        await self._consume()
 
     async def close(self) -> None:
         """Stop, leaving what is not acknowledged to the next owner."""
-        for consumer in self._consumers:
-            await consumer.stop()
-        for delivery in self._assembly.drain():
-            await delivery.retry(0)
+        await self._stop_consuming()
         self._open = False
         for attester in self.attesters.values():
             self.scheduler.stop(attester)
@@ -158,6 +161,23 @@ class Partition:
         """Return whether ``command_id`` is what deleted ``agent_id``."""
         last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(EventKind.DELETED, agent_id)])
         return any(_EVENT.decode(stored.data).command_id == command_id for stored in last)
+
+    async def _consume(self) -> None:
+        evidence, command = self._consumers
+        self._delivered_before = await take_over(self.bus, evidence.stream, evidence.name)
+        await take_over(self.bus, command.stream, command.name)
+        for consumer in self._consumers:
+            await consumer.start()
+
+    async def _stop_consuming(self) -> None:
+        for consumer in self._consumers:
+            await consumer.stop()
+        for delivery in self._assembly.drain():
+            await delivery.retry(0)
+
+    def _again(self, delivery: Delivery) -> bool:
+        """Return whether this or another worker may have dealt with ``delivery`` before."""
+        return delivery.deliveries > 1 or delivery.sequence <= self._delivered_before
 
     async def _load(self) -> list[Attester]:
         rows = {row.agent_id: row for row in await self._store.partition(self.index)}
@@ -235,7 +255,7 @@ class Partition:
             return None
         match message:
             case Evidence(parts=0):
-                await self._desk.receive(attester, message, delivery.at, again=delivery.deliveries > 1)
+                await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
                 return None
             case Evidence() | EvidencePart():
                 await self._collect(attester, message, delivery)
@@ -260,7 +280,7 @@ class Partition:
 
     async def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:
         try:
-            await self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=last.deliveries > 1)
+            await self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=self._again(last))
         except AttestreamError:
             # The consumer decides about the last delivery by the error; the others must come again with it.
             for part in whole.deliveries:
