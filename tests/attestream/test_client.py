@@ -1,7 +1,6 @@
 """The SDK on a real bus: what is delivered, what is believed, and what a standing amounts to."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -417,24 +416,3 @@ async def test_a_bus_that_does_not_answer_is_one_clear_error() -> None:
     with pytest.raises(BusError, match="can not be reached"):
         async with connect("nats://127.0.0.1:9", timeout_s=1):
             pass
-
-
-async def test_the_example_of_the_documentation_runs(
-    bus: Bus, signer: Signer, nats_server: NatsServer, tmp_path: Path
-) -> None:
-    example = Path(__file__).parents[2] / "docs" / "examples" / "cut_off.py"
-    assert len(example.read_text().splitlines()) < 30
-    trusted = tmp_path / "trusted"
-    trusted.mkdir()
-    (trusted / "notifier.pem").write_text(signer.public_pem)
-    await publish(bus, signer.sign(a_revocation(0)), "r0")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(example), str(trusted), nats_server.url, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), 20)
-        assert line == b"a is revoked: \n"
-    finally:
-        process.terminate()
-        await process.wait()
