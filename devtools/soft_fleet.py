@@ -50,6 +50,9 @@ class SoftFleet:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def asked(self, agent: SoftAgent, reply: str) -> None:
+        """Called before ``agent`` answers a challenge whose answer goes to ``reply``; for fleets that live meanwhile."""
+
     async def serve_identities(self) -> None:
         """Answer the verifier's question for keys, as a registrar would after enrolment."""
         await self._bus.serve(subjects.QUERY_REGISTRAR_AGENT, "registrar", AgentQuery, self._identity)
@@ -94,6 +97,7 @@ class SoftFleet:
         agent = self.agents.get(challenge.agent_id)
         if agent is None or challenge.agent_id in self.silent:
             return
+        await self.asked(agent, message.reply)
         evidence = agent.answer(challenge)
         self.answered += 1
         if not agent.is_news(evidence):

@@ -1,0 +1,286 @@
+"""What is measured, as processes of their own: a nats-server, verifier workers, a notifier and the fleet simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from attestream.bus.connection import Bus, BusSettings, connect
+from attestream.bus.topology import ensure_topology
+from attestream.embedded.installation import Installation, initialise
+from attestream.embedded.nats import NatsServer
+from attestream.embedded.orphan import die_with_parent
+from bench.fleet import IMAGE_FILES, agent_name, image_path
+from bench.machine import cpu_seconds
+from devtools.pool import Tenant, allowing
+from schemas import subjects, topology
+from schemas.base import Decoder
+from schemas.commands import AddAgent, AgentStatus, AgentStatusPage, Attestation, Outcome, WorkerStatus
+from schemas.enrolment import AgentsQuery
+from schemas.events import Standing
+
+POLICY: Final = "image"
+PATIENCE_S: Final = 60.0
+_ADDING: Final = 256
+_PAGE: Final = 500
+_STATUS: Final = Decoder[WorkerStatus](WorkerStatus)
+
+
+class BenchError(Exception):
+    """A measurement that can not be trusted: something went wrong on the way."""
+
+
+class Reading(NamedTuple):
+    """A worker's heartbeat, and the CPU seconds that the processes had used when it arrived."""
+
+    at: float
+    """Seconds of the monotonic clock."""
+    status: WorkerStatus
+    cpu: dict[str, float]
+    """Name of the process -> CPU seconds."""
+
+
+class Program:
+    """A child process with a log of its own."""
+
+    def __init__(self, name: str, arguments: list[str], log: Path, environment: dict[str, str], **pipes: Any) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=os.environ | environment,
+                stderr=file,
+                stdout=pipes.get("stdout", file),
+                stdin=pipes.get("stdin", subprocess.DEVNULL),
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # see there
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """Ask it to end in order."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """End it in order and wait for that."""
+        self.end()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Fleet(Program):
+    """The fleet simulator's process."""
+
+    def __init__(self, url: str, agents: int, ak: str, log: Path) -> None:
+        arguments = ["bench.fleet", "--url", url, "--agents", str(agents), "--ak", ak]
+        super().__init__("fleet", arguments, log, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._reading: asyncio.Task[None] | None = None
+
+    async def ready(self) -> None:
+        """Wait until the agents listen."""
+        self._reading = asyncio.create_task(self._read())
+        await self.hear("ready")
+
+    def order(self, **what: Any) -> None:
+        """Give an order; see :func:`bench.fleet.obey`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        self._process.stdin.flush()
+
+    async def hear(self, key: str, timeout_s: float = PATIENCE_S) -> Any:
+        """Return the next word that has ``key``; others are dropped.
+
+        :raises BenchError: when it does not come in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    told = await self.told.get()
+                    if key in told:
+                        return told[key]
+        except TimeoutError as error:
+            raise BenchError(f"the fleet did not say {key!r} within {timeout_s:g} s") from error
+
+    async def _read(self) -> None:
+        reader = asyncio.StreamReader()
+        assert self._process.stdout is not None
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        )
+        async for line in reader:
+            self.told.put_nowait(json.loads(line))
+
+
+class Stack:
+    """A private installation. ``settings`` override those of ``[verifier]``."""
+
+    def __init__(self, place: Installation, server: NatsServer, bus: Bus, settings: dict[str, str]) -> None:
+        self.place = place
+        self.server = server
+        self.bus = bus
+        self.tenant = Tenant(bus)
+        self.programs: dict[str, Program] = {}
+        self._settings = settings
+        self.readings: dict[str, Reading] = {}
+        """The newest of each worker."""
+
+    async def listen(self) -> None:
+        """Take readings from now on."""
+        await self.bus.subscribe(f"$KV.{topology.WORKERS.name}.*", self._heartbeat)
+
+    def worker(self, name: str) -> Program:
+        """Start a verifier worker."""
+        environment = {"ATTESTREAM_VERIFIER_WORKER_ID": name}
+        environment |= {f"ATTESTREAM_VERIFIER_{key.upper()}": value for key, value in self._settings.items()}
+        return self._service("verifier", name, environment)
+
+    def notifier(self) -> Program:
+        """Start the notifier."""
+        return self._service("notifier", "notifier", {})
+
+    async def fleet(self, agents: int, ak: str) -> Fleet:
+        """Start the simulator of ``agents`` agents and wait until they listen."""
+        fleet = Fleet(self.server.url, agents, ak, self.place.directory / "fleet.log")
+        self.programs[fleet.name] = fleet
+        await fleet.ready()
+        return fleet
+
+    async def publish_policy(self) -> None:
+        """Publish the policy of the image: 10,000 paths and the boot aggregate."""
+        paths = [image_path(number) for number in range(IMAGE_FILES)]
+        document = allowing("boot_aggregate", *paths)
+        outcome = await self.tenant.push(POLICY, document)
+        if not outcome.ok:
+            raise BenchError(f"the policy was refused: {outcome.message}")
+
+    async def add(self, first: int, count: int, interval_ms: int) -> float:
+        """Put agents under attestation; return how many a second that made."""
+        began = time.monotonic()
+        numbers = iter(range(first, first + count))
+
+        async def one_after_another() -> None:
+            for number in numbers:
+                outcome = await self._add(agent_name(number), interval_ms)
+                if not outcome.ok:
+                    raise BenchError(f"{agent_name(number)} was refused: {outcome.message}")
+
+        await asyncio.gather(*(one_after_another() for _ in range(_ADDING)))
+        return count / (time.monotonic() - began)
+
+    async def _add(self, agent_id: str, interval_ms: int) -> Outcome:
+        attestation = Attestation(policy=POLICY, interval_ms=interval_ms)
+        command = AddAgent(command_id=uuid.uuid4().hex, agent_id=agent_id, attestation=attestation)
+        return await self.tenant.command(agent_id, command, PATIENCE_S)
+
+    async def statuses(self) -> list[AgentStatus]:
+        """Return the status of every agent."""
+        found: list[AgentStatus] = []
+        more = True
+        while more:
+            query = AgentsQuery(after=found[-1].agent_id if found else "", limit=_PAGE)
+            page = await self.bus.request(subjects.QUERY_VERIFIER_AGENTS, query, AgentStatusPage)
+            found += page.agents
+            more = page.more
+        return found
+
+    async def settled(self, agents: int, *, attested: int = 1) -> None:
+        """Wait until ``agents`` agents are trusted and have been attested so many times by whoever owns them now."""
+
+        async def done() -> bool:
+            statuses = await self.statuses()
+            good = [status for status in statuses if status.standing is Standing.TRUSTED and status.attestations >= attested]
+            return len(good) == agents
+
+        await until(done, f"{agents} agents are trusted", pause_s=0.5)
+
+    async def reading(self, worker: str) -> Reading:
+        """Return the reading of ``worker``'s next heartbeat."""
+        before = self.readings.get(worker)
+        await until(lambda: self.readings.get(worker) is not before, f"{worker} gives a sign of life", pause_s=0.01)
+        return self.readings[worker]
+
+    def _service(self, kind: str, name: str, environment: dict[str, str]) -> Program:
+        arguments = [f"services.{kind}", "--config", str(self.place.config_file)]
+        program = Program(
+            name, arguments, self.place.directory / f"{name}.log", {"ATTESTREAM_LOG_LEVEL": "warning"} | environment
+        )
+        self.programs[name] = program
+        return program
+
+    async def _heartbeat(self, message: Any) -> None:
+        if not message.data:
+            return
+        status = _STATUS.decode(message.data)
+        cpu = {name: cpu_seconds(program.pid) for name, program in self.programs.items()}
+        assert self.server.pid is not None
+        cpu |= {"nats-server": cpu_seconds(self.server.pid), "driver": cpu_seconds(os.getpid())}
+        self.readings[status.worker] = Reading(time.monotonic(), status, cpu)
+
+
+@asynccontextmanager
+async def stack(**settings: str) -> AsyncIterator[Stack]:
+    """Set up an installation in a directory of its own, and take everything down at the end."""
+    with tempfile.TemporaryDirectory(prefix="attestream-bench-") as name:
+        place = Installation(Path(name) / "data")
+        server = NatsServer(Path(name) / "bus")
+        initialise(place.directory, accept_ek="any", port=server.port)
+        server.start()
+        bus = await connect(BusSettings(urls=[server.url], name="bench"))
+        built = Stack(place, server, bus, settings)
+        try:
+            await ensure_topology(bus)
+            await built.listen()
+            yield built
+        except BenchError:
+            for program in built.programs.values():
+                sys.stderr.write(f"--- end of the log of {program.name}\n{program.tail()}\n")
+            raise
+        finally:
+            for program in built.programs.values():
+                program.stop()
+            await bus.close()
+            server.stop()
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], what: str, *, pause_s: float, timeout_s: float = PATIENCE_S
+) -> None:
+    """Wait until ``condition`` holds.
+
+    :raises BenchError: when it does not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        held = condition()
+        if await held if isinstance(held, Awaitable) else held:
+            return
+        if time.monotonic() > deadline:
+            raise BenchError(f"it did not happen within {timeout_s:g} s that {what}")
+        await asyncio.sleep(pause_s)
