@@ -23,10 +23,10 @@ DEADLINE_S: Final = 20.0
 
 _NEXT: Final = """\
 What next:
-  .venv/bin/attestream up --data-dir ./attestream-data      the same services for real use on this machine
-  .venv/bin/attestream --help                               agents, policies, events and revocations from the command line
-  .venv/bin/attestream demo --keep                          this again, keeping keys, policy and logs to look at
-  .venv/bin/attestream demo --intruder {known:<20} see it end with exit code 1: that program is known, nothing fails"""
+  .venv/bin/attestream up --data-dir DIR              the same services, for real use
+  .venv/bin/attestream --help                         all that operators can do
+  .venv/bin/attestream demo --keep                    again, keeping keys and logs
+  .venv/bin/attestream demo --intruder {known:<14} again, and nothing is wrong: exit 1"""
 
 
 def main() -> int:
@@ -79,6 +79,8 @@ async def _until_signalled(directory: Path, narrator: Narrator, options: argpars
         if not received:
             raise
     finally:
+        # What works in a thread finds its TPM still there, and does not start one after all have been stopped.
+        await asyncio.get_running_loop().shutdown_default_executor()
         stage.close()
     return received[0] if received else 0
 

@@ -55,6 +55,9 @@ async def run_unknown(scene: Scene) -> None:
         for machine in others:
             if machine.name not in hooks and _was_told(machine, scene.intruder):
                 hooks[machine.name] = now_ms()
+        status = (await scene.live()).get(TARGET)
+        if status and status.standing is Standing.TRUSTED and status.ima_entries == scene.stage.machines[TARGET].ima_entries:
+            raise NotObservedError(f"{TARGET} has run {scene.intruder} and is still trusted: is it on the policy's list?")
         failed = scene.subscriber.event(EventKind.FAILED, TARGET, since=began)
         revoked = scene.subscriber.revocation(TARGET, since=began)
         return (failed, revoked) if failed and revoked and len(hooks) == len(others) else None
@@ -91,7 +94,9 @@ async def recover(scene: Scene) -> None:
     if status.ima_entries != machine.ima_entries:
         raise NotObservedError(f"{TARGET} is trusted with {status.ima_entries} of {machine.ima_entries} entries")
     scene.saw(
-        f"{TARGET}: trusted again, on a log of {status.ima_entries} entries", heard.at - began, short=f"{TARGET} trusted"
+        f"{TARGET}: trusted again, on a log of {status.ima_entries} entries",
+        heard.at - began,
+        short=f"{TARGET} trusted again",
     )
 
 

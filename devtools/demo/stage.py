@@ -20,7 +20,8 @@ MACHINES: Final = {"web": "rsa2048", "db": "p256", "build": "rsa2048"}
 WORKERS: Final = ("verifier-1", "verifier-2")
 
 INTERVAL_MS: Final = 1_000
-LEASE_MS: Final = 5_000
+LEASE_MS: Final = 8_000
+"""Long enough that another worker takes over before a result lapses: it is renewed at two thirds of this."""
 
 _SETTINGS: Final = {
     "ATTESTREAM_REGISTRAR_ACCEPT_EK": "certificate",
