@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from attestream.bus.connection import Bus
-from attestream.errors import StorageError
+from attestream.errors import FencedError, StorageError
 from schemas import subjects
 from schemas.events import Event, EventKind, Finding, Result, Standing
 from services.verifier.attester import Attester
+from services.verifier.lease import Fence
 from services.verifier.store import Row, Store, pack_findings
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Journal:
             fence=partition.fence.token,
             cause_at=cause_at,
         )
-        await self._publish(event, attester)
+        await self.record(event, partition.fence)
         attester.event_number = number
         attester.standing = after
         self.touch(attester)
@@ -99,7 +100,20 @@ class Journal:
             fence=attester.partition.fence.token,
             cause_at=received_at,
         )
-        await self._publish(event, attester)
+        await self.record(event, attester.partition.fence)
+
+    async def record(self, event: Event, fence: Fence) -> None:
+        """Publish ``event`` under ``fence``.
+
+        :raises BusError: when the stream does not take it.
+        :raises FencedError: when another worker has taken the fence.
+        """
+        subject = subjects.event(event.kind, event.agent_id)
+        try:
+            await self._bus.publish_durable(subject, event, message_id=event.id, guard=fence.event_guard)
+        except FencedError:
+            fence.broken = True
+            raise
 
     async def renew(self, attester: Attester) -> None:
         """Publish the result of ``attester`` with a whole lease from now on.
@@ -123,13 +137,17 @@ class Journal:
             worker=self._worker,
             fence=partition.fence.token,
         )
-        await self._bus.publish_durable(
-            subjects.result(attester.agent_id),
-            result,
-            message_id=f"{attester.agent_id}:{attester.incarnation}:{attester.event_number}:{now}",
-            guard=partition.fence.result_guard,
-            ttl_s=max(1, -(-attester.lease_ms // 1000)),
-        )
+        try:
+            await self._bus.publish_durable(
+                subjects.result(attester.agent_id),
+                result,
+                message_id=f"{attester.agent_id}:{attester.incarnation}:{attester.event_number}:{now}",
+                guard=partition.fence.result_guard,
+                ttl_s=max(1, -(-attester.lease_ms // 1000)),
+            )
+        except FencedError:
+            partition.fence.broken = True
+            raise
         attester.renewed_at = now
         attester.result_expires_at = result.expires_at
 
@@ -175,14 +193,6 @@ class Journal:
             except StorageError as error:
                 log.error("rows are not saved, will be tried again: %s", error)
                 await asyncio.sleep(RETRY_S)
-
-    async def _publish(self, event: Event, attester: Attester) -> None:
-        await self._bus.publish_durable(
-            subjects.event(event.kind, event.agent_id),
-            event,
-            message_id=event.id,
-            guard=attester.partition.fence.event_guard,
-        )
 
 
 def row_of(attester: Attester) -> Row:

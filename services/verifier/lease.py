@@ -85,6 +85,8 @@ class Fence:
         self._results = subjects.result_fence(partition)
         self.event_guard = (self._events, 0)
         self.result_guard = (self._results, 0)
+        self.broken = False
+        """Set when a write under it was refused: whoever still has the lease must take the fence anew."""
 
     @property
     def token(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class Partition:
         self._roster = services.roster
         self._assembly = Assembly()
         self._open = False
+        self._consuming = asyncio.Lock()
         self._delivered_before = 0
+        """Last sequence of EVIDENCE that was given out before this worker began to consume."""
         self._consumers = (
             Consumer(
                 services.bus,
@@ -105,9 +108,14 @@ class Partition:
         )
 
     @property
+    def is_open(self) -> bool:
+        """Whether its agents are held here, by right or not."""
+        return self._open
+
+    @property
     def owned(self) -> bool:
         """Whether this worker may write for the partition's agents."""
-        return self._open and self.lease.valid
+        return self._open and self.lease.valid and not self.fence.broken
 
     def check_owned(self) -> None:
         """Do nothing while the partition is owned.
@@ -130,13 +138,16 @@ class Partition:
 
     async def consume_anew(self) -> None:
         """Have what was delivered over a connection that is gone delivered again, in order."""
-        await self._stop_consuming()
-        await self._consume()
+        async with self._consuming:
+            if self._open:
+                await self._stop_consuming()
+                await self._consume()
 
     async def close(self) -> None:
         """Stop, leaving what is not acknowledged to the next owner."""
-        await self._stop_consuming()
-        self._open = False
+        async with self._consuming:
+            await self._stop_consuming()
+            self._open = False
         for attester in self.attesters.values():
             self.scheduler.stop(attester)
             self.journal.forget(attester)

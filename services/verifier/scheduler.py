@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Final
 
+import nats.errors
+
 from attestream.appraisal import freshness
 from attestream.bus.connection import Bus
 from attestream.errors import AttestreamError
@@ -30,6 +32,9 @@ TURN_S: Final = 0.01
 
 BUSY_MS: Final = 50
 """How long an agent waits whose last evidence is still being written."""
+
+LEASE_MS: Final = 250
+"""How long an agent waits whose partition's lease has run out."""
 
 ABSENT_MS: Final = 1_000
 """Pause after the server said that nobody listens under the agent's subject."""
@@ -130,7 +135,12 @@ class Scheduler:
             self._spawn(self._guarded(self.on_rest, attester))
 
     async def _challenge(self, attester: Attester) -> None:
-        if attester.in_flight or not attester.watched or not attester.partition.owned:
+        if attester.in_flight or not attester.watched:
+            return
+        if not attester.partition.owned:
+            # A lease that is only late will be renewed.
+            if attester.partition.is_open:
+                self._wheel.set(attester, monotonic_ms() + LEASE_MS)
             return
         now = self._clock()
         attester.seq = max(attester.seq + 1, now)
@@ -151,7 +161,11 @@ class Scheduler:
         self.in_flight += 1
         self._wheel.set(attester, monotonic_ms() + self._timeout)
         reply = f"{self._reply_prefix}.{attester.token}"
-        await self._bus.nc.publish(subjects.challenge_of(attester.token), encode(challenge), reply=reply)
+        try:
+            await self._bus.nc.publish(subjects.challenge_of(attester.token), encode(challenge), reply=reply)
+        except nats.errors.Error as error:
+            # It counts as missed at its deadline, and is issued again.
+            log.warning("%s can not be challenged: %s", attester.agent_id, error)
 
     async def _missed(self, attester: Attester) -> None:
         attester.missed += 1

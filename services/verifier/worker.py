@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
+from attestream.bus.topology import ensure_topology
 from attestream.config import VerifierConfig
 from attestream.errors import AttestreamError, BusError
 from schemas import subjects, topology
@@ -45,7 +46,12 @@ class Worker:
         self._inbox = bus.nc.new_inbox()
         self._partitions: dict[int, Partition] = {}
         self._started_at = clock()
-        self._renewed = 0.0
+        self._opening: dict[int, Partition] = {}
+        self._closing: dict[int, asyncio.Task[None]] = {}
+        self._owned: set[int] = set()
+        """Partitions that this worker had when the bus was there last."""
+        self._returned = False
+        self._wait_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._roster: dict[str, Attester] = {}
         journal = Journal(bus, store, clock, self.name, settings.flush_ms)
@@ -89,10 +95,15 @@ class Worker:
     async def run(self) -> None:
         """Take part in the pool, for ever."""
         await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._answer)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.services.journal.run())
-            group.create_task(self.scheduler.run())
-            group.create_task(self._take_part())
+        forget = self._bus.on_reconnect(self._reconnected)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.services.journal.run())
+                group.create_task(self.scheduler.run())
+                group.create_task(self._stay_alive())
+                group.create_task(self._take_part())
+        finally:
+            forget()
 
     async def stop(self) -> None:
         """Hand everything over: rows first, then the leases, so that the next owner finds all."""
@@ -100,74 +111,113 @@ class Worker:
         await asyncio.gather(*(self._quietly(self._give_up(index)) for index in list(self._partitions)))
         await self._quietly(keyvalue.delete(self._bus, topology.WORKERS.name, self.name))
 
+    async def _stay_alive(self) -> None:
+        # Apart from taking partitions: a database that is slow to open one must not cost the leases of the others.
+        lifetime = self._settings.partition_lease_s
+        while True:
+            began = boot_clock()
+            try:
+                status = encode(self.status())
+                await keyvalue.put(self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime)
+                await self._renew()
+            except AttestreamError as error:
+                log.warning("the pool is out of reach: %s", error.message)
+                self._drop_lapsed()
+            await asyncio.sleep(max(0.0, began + lifetime / 3 - boot_clock()))
+
     async def _take_part(self) -> None:
         while True:
             try:
+                if self._returned:
+                    await self._recover()
                 await self._turn()
             except AttestreamError as error:
-                log.warning("the pool is out of reach: %s", error.message)
-                await self._drop_lapsed()
+                log.warning("no partition is taken for now: %s", error.message)
             await asyncio.sleep(LOOK_S)
 
+    async def _reconnected(self) -> None:
+        self._returned = True
+        self._wait_until = boot_clock() + self._settings.partition_lease_s
+
+    async def _recover(self) -> None:
+        """Set up again what the bus may have lost: buckets in memory, and what was on its way here."""
+        self._returned = False
+        try:
+            await ensure_topology(self._bus)
+            await asyncio.gather(*(partition.consume_anew() for partition in list(self._partitions.values())))
+        except AttestreamError:
+            self._returned = True
+            raise
+
     async def _turn(self) -> None:
-        lifetime = self._settings.partition_lease_s
-        if boot_clock() - self._renewed >= lifetime / 3:
-            self._renewed = boot_clock()
-            status = encode(self.status())
-            await keyvalue.put(self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime)
-            await self._renew()
         alive = await keyvalue.entries(self._bus, topology.WORKERS.name)
         share = set(assign([*alive, self.name], subjects.PARTITIONS)[self.name])
+        if boot_clock() < self._wait_until:
+            # The bus may have forgotten the leases of others, who may rely on them for as long as they would have lived.
+            share = self._owned
         for index in [index for index in self._partitions if index not in share]:
             log.info("partition %d moves to another worker", index)
             await self.services.journal.flush()
             await self._give_up(index)
-        wanted = share - self._partitions.keys()
+        wanted = share - self._partitions.keys() - self._closing.keys()
         if wanted:
             held = await keyvalue.entries(self._bus, topology.LEASES.name)
             free = [index for index in sorted(wanted) if str(index) not in held]
             await asyncio.gather(*(self._take(index) for index in free))
             if free:
                 log.info("owns %d partitions with %d agents", len(self._partitions), len(self._roster))
+        if boot_clock() >= self._wait_until:
+            self._owned = set(self._partitions)
 
     async def _renew(self) -> None:
-        kept = await asyncio.gather(
-            *(partition.lease.renew(self._clock()) for partition in self._partitions.values()), return_exceptions=True
-        )
-        for partition, outcome in zip(list(self._partitions.values()), kept, strict=True):
-            if outcome is False:
+        held = [*self._partitions.values(), *self._opening.values()]
+        kept = await asyncio.gather(*(partition.lease.renew(self._clock()) for partition in held), return_exceptions=True)
+        for partition, outcome in zip(held, kept, strict=True):
+            if outcome is False or partition.fence.broken:
                 log.warning("partition %d is lost to another worker", partition.index)
-                del self._partitions[partition.index]
-                await self._quietly(partition.close())
+                self._lose(partition)
             elif isinstance(outcome, BusError):
                 log.warning("the lease of partition %d could not be renewed: %s", partition.index, outcome.message)
             elif isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _drop_lapsed(self) -> None:
-        for index, partition in list(self._partitions.items()):
+    def _drop_lapsed(self) -> None:
+        for partition in list(self._partitions.values()):
             if not partition.lease.valid:
-                del self._partitions[index]
-                await self._quietly(partition.close())
+                self._lose(partition)
+
+    def _lose(self, partition: Partition) -> None:
+        """Close a partition that is not ours any more, beside everything else: a bus that is gone makes that slow."""
+        if self._partitions.pop(partition.index, None) is None:
+            return
+        task = asyncio.ensure_future(self._close(partition))
+        self._closing[partition.index] = task
+        task.add_done_callback(lambda _: self._closing.pop(partition.index))
+
+    async def _close(self, partition: Partition) -> None:
+        await self._quietly(partition.close())
+        await self._quietly(partition.lease.release())
 
     async def _take(self, index: int) -> None:
         lease = Lease(self._bus, index, self.name, self._settings.partition_lease_s)
         if not await lease.acquire(self._clock()):
             return
         partition = Partition(index, lease, self.services)
+        self._opening[index] = partition
         try:
             await partition.open()
         except AttestreamError as error:
             log.error("partition %d can not be opened: %s", index, error.message)
-            await self._quietly(partition.close())
-            await self._quietly(lease.release())
+            await self._close(partition)
             return
+        finally:
+            del self._opening[index]
         self._partitions[index] = partition
 
     async def _give_up(self, index: int) -> None:
-        partition = self._partitions.pop(index)
-        await self._quietly(partition.close())
-        await self._quietly(partition.lease.release())
+        partition = self._partitions.pop(index, None)
+        if partition is not None:
+            await self._close(partition)
 
     async def _answer(self, message: Any) -> None:
         token = message.subject.rpartition(".")[2]
