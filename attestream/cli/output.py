@@ -68,7 +68,7 @@ def standing(value: Standing | str) -> Text:
 
 def findings(found: Iterable[Finding]) -> str:
     """Return findings in a few words: each code and who is to blame."""
-    return "; ".join(f"{finding.code} {finding.culprit}".rstrip() for finding in found)
+    return "; ".join(f"{finding.code} {finding.culprit}" if finding.culprit else finding.code for finding in found)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
