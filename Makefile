@@ -10,8 +10,8 @@ help: ## Say what there is
 install: ## Install what is missing: Debian packages and .venv
 	@scripts/install
 
-demo: install ## Watch a machine being enrolled, attested, tampered with and revoked
-	@$(python) -m attestream.cli demo
+demo: install ## Watch a machine being enrolled, attested, tampered with and revoked; args=--keep keeps its files
+	@$(python) -m attestream.cli demo $(args)
 
 test: ## Install and run the tests; args="-k name" passes arguments to pytest
 	@scripts/install --test
