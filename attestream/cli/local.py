@@ -106,7 +106,7 @@ def run(session: Session, service: str, config_file: Path | None) -> NoReturn:
     _become(service_argv(service, str(path)), environment)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @pass_session
 def demo(session: Session, arguments: tuple[str, ...]) -> NoReturn:

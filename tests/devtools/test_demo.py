@@ -137,3 +137,10 @@ def test_an_interruption_leaves_nothing_behind(play) -> None:
     demo.process.send_signal(signal.SIGINT)
     assert demo.end() == 128 + signal.SIGINT
     assert demo.survivors == demo.kept == []
+
+
+def test_the_command_line_shows_the_demonstrations_own_options() -> None:
+    command = [sys.executable, "-m", "attestream.cli", "demo", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for option in ("--keep", "--intruder PATH", "--deadline SECONDS"):
+        assert option in shown
