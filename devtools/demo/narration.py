@@ -70,4 +70,7 @@ class Narrator:
         self._console.print(table)
 
     def _write(self, text: Text, indent: int = 0) -> None:
-        self._console.print(Padding.indent(text, indent) if indent else text)
+        if indent:
+            self._console.print(Padding.indent(text, indent))
+        else:
+            self._console.print(text, soft_wrap=not self._console.is_terminal)

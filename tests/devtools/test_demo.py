@@ -110,7 +110,7 @@ def test_every_step_is_observed(play) -> None:
 def test_a_program_that_does_no_harm_fails_the_step_that_waits_for_harm(play) -> None:
     demo = play("--intruder", "/usr/bin/rsync")
     assert demo.end() == 1, demo.text
-    last = " ".join(demo.text.split("\n\n")[-1].split())
+    last = demo.text.splitlines()[-1]
     assert last.startswith(
         "Step 5 (Run an unknown program) was not observed: db has run /usr/bin/rsync and is still trusted"
     )
