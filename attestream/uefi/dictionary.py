@@ -1,0 +1,110 @@
+"""The dictionary form of an event log: what ``tpm2_eventlog --eventlog-version=2`` of tpm2-tools 5.4 prints as YAML.
+
+Boot policies and reference states of the field are written against this form. Names, types of numbers and the decoding
+of events are the tool's; two things are added that its users add: device paths of image loads as text, and strings
+without the tool's escapes. Where the tool warns and goes on with half a decoded event, this refuses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attestream.uefi.contents import event_contents
+from attestream.uefi.kinds import NAMES
+from attestream.uefi.log import Event, EventLog
+from attestream.uefi.parser import parse_log
+from attestream.uefi.replay import replay_as_printed
+
+FORM_VERSION: Final = 2
+_ALGORITHM_NAMES: Final = {
+    0x0004: "sha1",
+    0x000B: "sha256",
+    0x000C: "sha384",
+    0x000D: "sha512",
+    0x0012: "sm3_256",
+    0x0027: "sha3_256",
+    0x0028: "sha3_384",
+    0x0029: "sha3_512",
+}
+_TOOL_KINDS: Final = frozenset({*range(0x13), *range(0x80000001, 0x8000000D), 0x800000E0})
+_UNKNOWN_KIND: Final = "Unknown event type"
+
+
+def to_dictionary(log: bytes) -> dict[str, Any]:
+    """Return the dictionary form of ``log``: ``version``, ``events`` and ``pcrs``.
+
+    ``pcrs`` maps bank -> PCR index -> value as a number, computed as the tool does: every event is extended, from zero.
+    It equals :func:`attestream.uefi.replay.replay` unless the log has EV_NO_ACTION events or a startup locality.
+
+    :raises MalformedError: when the log, or an event that the form decodes, is malformed. Padding is not known here:
+        zeros behind the last event are events without digests, and 0xFF are an error.
+    """
+    return describe(parse_log(log, padded=False))
+
+
+def describe(parsed: EventLog) -> dict[str, Any]:
+    """Return the dictionary form of a parsed log.
+
+    :raises MalformedError: when an event that the form decodes is malformed.
+    """
+    events = [] if parsed.header is None else [_header(parsed, parsed.header)]
+    events += [_event(event) for event in parsed.events]
+    pcrs = {
+        bank: {pcr: int.from_bytes(value, "big") for pcr, value in sorted(values.items())}
+        for bank, values in replay_as_printed(parsed).items()
+        if values
+    }
+    return {"version": FORM_VERSION, "events": events, "pcrs": pcrs or None}
+
+
+def _header(parsed: EventLog, event: Event) -> dict[str, Any]:
+    spec_id = parsed.spec_id
+    described: dict[str, Any] = {
+        "EventNum": 0,
+        "PCRIndex": event.pcr,
+        "EventType": _kind(event.kind),
+        "Digest": event.digests[0].value.hex(),
+        "EventSize": len(event.data),
+    }
+    if spec_id is not None:
+        fields: dict[str, Any] = {
+            "Signature": spec_id.signature,
+            "platformClass": spec_id.platform_class,
+            "specVersionMinor": spec_id.version_minor,
+            "specVersionMajor": spec_id.version_major,
+            "specErrata": spec_id.errata,
+            "uintnSize": spec_id.uintn_size,
+            "numberOfAlgorithms": len(spec_id.algorithms),
+            "Algorithms": [
+                {f"Algorithm[{place}]": None, "algorithmId": _algorithm(algorithm), "digestSize": size}
+                for place, (algorithm, size) in enumerate(spec_id.algorithms)
+            ],
+            "vendorInfoSize": len(spec_id.vendor_info),
+        }
+        if spec_id.vendor_info:
+            fields["vendorInfo"] = spec_id.vendor_info.hex()
+        described["SpecID"] = [fields]
+    return described
+
+
+def _event(event: Event) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "EventNum": event.number,
+        "PCRIndex": event.pcr,
+        "EventType": _kind(event.kind),
+        "DigestCount": len(event.digests),
+        "Digests": [{"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()} for algorithm, value in event.digests]
+        or None,
+        "EventSize": len(event.data),
+    }
+    if event.data:
+        described["Event"] = event_contents(event)
+    return described
+
+
+def _kind(kind: int) -> str:
+    return NAMES[kind] if kind in _TOOL_KINDS else _UNKNOWN_KIND
+
+
+def _algorithm(algorithm: int) -> str:
+    return _ALGORITHM_NAMES.get(algorithm, "(null)")

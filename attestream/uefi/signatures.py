@@ -1,0 +1,57 @@
+"""EFI_SIGNATURE_LIST: the contents of PK, KEK, db, dbx and the MOK lists (UEFI 2.10, section 32.4.1)."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from attestream.errors import MalformedError, UnsupportedError
+from attestream.uefi.guid import guid_text
+
+_LIST: Final = Struct("<16sIII")
+OWNER_SIZE: Final = 16
+"""Bytes of the SignatureOwner GUID before each signature's data."""
+
+
+class Signature(NamedTuple):
+    """EFI_SIGNATURE_DATA: who put it there (GUID) and a digest or certificate."""
+
+    owner: str
+    data: bytes
+
+
+class SignatureList(NamedTuple):
+    """One EFI_SIGNATURE_LIST. ``kind`` is the GUID of the signatures' type, ``size`` that of the list in bytes."""
+
+    kind: str
+    size: int
+    signature_size: int
+    signatures: tuple[Signature, ...]
+
+
+def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
+    """Return the signature lists in ``data``, which they fill exactly. ``what`` names it in errors.
+
+    :raises UnsupportedError: when a list has a signature header. No type defines one, and a parser that skips it can be
+        made to read keys where the firmware reads none (GHSA-9r4w-jg96-92mv).
+    :raises MalformedError: when sizes do not fit.
+    """
+    lists: list[SignatureList] = []
+    at = 0
+    while at < len(data):
+        if at + _LIST.size > len(data):
+            raise MalformedError(f"{what} ends within the header of a signature list, at byte {at}")
+        _kind, size, header_size, signature_size = _LIST.unpack_from(data, at)
+        if header_size:
+            raise UnsupportedError(f"{what} has a signature list with a header of {header_size} bytes, at byte {at}")
+        if size < _LIST.size or at + size > len(data):
+            raise MalformedError(f"{what} has a signature list of {size} bytes, at byte {at} of {len(data)}")
+        if signature_size <= OWNER_SIZE or (size - _LIST.size) % signature_size:
+            raise MalformedError(f"{what} has a signature list with signatures of {signature_size} bytes, at byte {at}")
+        places = range(at + _LIST.size, at + size, signature_size)
+        signatures = tuple(
+            Signature(guid_text(data, place), data[place + OWNER_SIZE : place + signature_size]) for place in places
+        )
+        lists.append(SignatureList(guid_text(data, at), size, signature_size, signatures))
+        at += size
+    return tuple(lists)
