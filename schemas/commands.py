@@ -96,6 +96,8 @@ class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
     actor: str = ""
     entries: int = 0
     """Number of reference values."""
+    command_id: str = ""
+    """The command that made it: offered again, it makes no other."""
 
 
 class AgentStatus(Message, kw_only=True, frozen=True, tag="agent-status"):

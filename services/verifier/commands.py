@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from attestream.appraisal.standing import Trigger, step
+from attestream.appraisal.standing import Transition, Trigger, step
 from attestream.appraisal.state import fresh
 from attestream.errors import AgentExistsError, RefusedError, UnknownAgentError
 from schemas import subjects
@@ -84,28 +84,37 @@ async def _add(partition: Partition, command: AddAgent) -> str:
 
 async def _change(partition: Partition, command: UpdateAgent | StartAgent | StopAgent) -> str:
     attester = _known(partition, command.agent_id)
-    if attester.last_command == command.command_id:
-        return attester.policy_name
+    wanted = command.attestation if isinstance(command, UpdateAgent) else None
+    # A command that is on the record has named its policy: the newest version may be another by now.
+    recorded = attester.last_command == command.command_id
     name, policy = attester.policy_name, attester.policy
-    if isinstance(command, UpdateAgent):
-        name, policy = await partition.policies.find(command.attestation.policy)
-    change = step(attester.standing, _TRIGGERS[type(command)])
-    partition.scheduler.stop(attester)
-    attester.policy_name, attester.policy = name, policy
-    if isinstance(command, UpdateAgent):
-        _set_times(attester, command.attestation, partition.settings.lease_floor_s)
-    if change is not None:
-        attester.last_command = command.command_id
-        attester.state = fresh()
-        attester.findings = []
-        attester.missed = 0
-        # Evidence for a challenge from before must not be judged by what holds now.
-        attester.accepted = max(attester.accepted, attester.seq)
-        await partition.journal.transition(attester, change.kind, change.after, command_id=command.command_id)
-        await partition.journal.renew(attester)
-    await partition.journal.save(attester)
-    partition.scheduler.later(attester, 0)
+    if wanted is not None and not recorded:
+        name, policy = await partition.policies.find(wanted.policy)
+    async with partition.alone(attester):
+        if wanted is not None:
+            _set_times(attester, wanted, partition.settings.lease_floor_s)
+        change = None if recorded else step(attester.standing, _TRIGGERS[type(command)])
+        partition.scheduler.stop(attester)
+        try:
+            attester.policy_name, attester.policy = name, policy
+            if change is not None:
+                await _start_over(partition, attester, change, command.command_id)
+            if attester.standing in (Standing.PENDING, Standing.STOPPED):
+                await partition.journal.renew(attester)
+            await partition.journal.save(attester)
+        finally:
+            partition.scheduler.later(attester, 0)
     return attester.policy_name
+
+
+async def _start_over(partition: Partition, attester: Attester, change: Transition, command_id: str) -> None:
+    await partition.journal.transition(attester, change.kind, change.after, command_id=command_id)
+    attester.last_command = command_id
+    attester.state = fresh()
+    attester.findings = []
+    attester.missed = 0
+    # Evidence for a challenge from before must not be judged by what holds now.
+    attester.accepted = max(attester.accepted, attester.seq)
 
 
 async def _delete(partition: Partition, command: DeleteAgent) -> str:
@@ -114,30 +123,30 @@ async def _delete(partition: Partition, command: DeleteAgent) -> str:
         if await partition.deleted_by(command.agent_id, command.command_id):
             return ""
         raise UnknownAgentError(f"{command.agent_id} is not under attestation")
-    await partition.journal.transition(attester, EventKind.DELETED, Standing.UNKNOWN, command_id=command.command_id)
-    # The last word in RESULTS must not be that a forgotten agent is trusted.
-    await partition.journal.renew(attester)
-    await partition.let_go(attester)
+    async with partition.alone(attester):
+        await partition.journal.transition(attester, EventKind.DELETED, Standing.UNKNOWN, command_id=command.command_id)
+        # The last word in RESULTS must not be that a forgotten agent is trusted.
+        await partition.journal.renew(attester)
+        await partition.let_go(attester)
     return ""
 
 
 async def _publish(partition: Partition, command: PublishPolicy) -> str:
-    record, new = await partition.policies.publish(command)
+    record = await partition.policies.publish(command)
     reference = f"{record.name}@{record.version}"
-    if new:
-        event = Event(
-            id=f"policy:{reference}",
-            kind=EventKind.POLICY_PUBLISHED,
-            agent_id=record.name,
-            at=record.at,
-            policy=reference,
-            command_id=command.command_id,
-            worker=partition.worker,
-            fence=partition.fence.token,
-        )
-        await partition.bus.publish_durable(
-            subjects.event(event.kind, record.name), event, message_id=event.id, guard=partition.fence.event_guard
-        )
+    event = Event(
+        id=f"policy:{reference}",
+        kind=EventKind.POLICY_PUBLISHED,
+        agent_id=record.name,
+        at=record.at,
+        policy=reference,
+        command_id=record.command_id,
+        worker=partition.worker,
+        fence=partition.fence.token,
+    )
+    # Whoever made the version may have died before it was announced.
+    if not await partition.announced(event):
+        await partition.journal.record(event, partition.fence)
     return reference
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -46,7 +48,7 @@ class Desk:
         self._secret = secret
         self._window = window_ms
         self._memo = Memo()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.appraised = 0
         scheduler.on_missed = self.missed
         scheduler.on_rest = self.rest
@@ -70,20 +72,29 @@ class Desk:
 
         :raises AttestreamError: when something could not be written; the evidence must then be offered again.
         """
-        lock = self._locks.setdefault(attester.agent_id, asyncio.Lock())
-        try:
-            async with lock:
-                attester.busy = True
-                try:
-                    await self._receive(attester, evidence, received_at, again=again)
-                finally:
-                    attester.busy = False
-        finally:
-            if not lock.locked():
-                self._locks.pop(attester.agent_id, None)
+        async with self.alone(attester):
+            await self._receive(attester, evidence, received_at, again=again)
+
+    @asynccontextmanager
+    async def alone(self, attester: Attester) -> AsyncIterator[None]:
+        """Hold ``attester`` for a change of its standing: two at a time would number their events alike.
+
+        :raises FencedError: when it is not held here any more once its turn has come.
+        """
+        async with self._locks.setdefault(attester.agent_id, asyncio.Lock()):
+            attester.partition.check_held(attester)
+            attester.busy = True
+            try:
+                yield
+            finally:
+                attester.busy = False
 
     async def missed(self, attester: Attester) -> None:
         """A challenge got no answer."""
+        async with self.alone(attester):
+            await self._missed(attester)
+
+    async def _missed(self, attester: Attester) -> None:
         await self.check_lapse(attester)
         if attester.missed < attester.partition.settings.missed_before_unreachable:
             return
@@ -99,10 +110,11 @@ class Desk:
     async def rest(self, attester: Attester) -> None:
         """Keep the result of an agent that is not challenged."""
         if self._renewal_due(attester, self._clock()):
-            await self._journal.renew(attester)
+            async with self.alone(attester):
+                await self._journal.renew(attester)
 
     async def check_lapse(self, attester: Attester) -> None:
-        """Put on the record that the result of ``attester`` has run out."""
+        """Put on the record that the result of ``attester`` has run out. The caller holds the agent."""
         if attester.result_expires_at and attester.result_expires_at <= self._clock():
             change = step(attester.standing, Trigger.LAPSED)
             if change is not None:

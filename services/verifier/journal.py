@@ -168,6 +168,15 @@ class Journal:
         self._dirty.pop(attester.agent_id, None)
         await self._store.save([row_of(attester)])
 
+    async def erase(self, attester: Attester) -> None:
+        """Remove the row of ``attester``, after a batch that may hold it.
+
+        :raises StorageError: when the database refuses; the next owner of the partition removes it then.
+        """
+        async with self._saving:
+            self.forget(attester)
+            await self._store.delete(attester.agent_id, attester.partition.fence.token)
+
     async def flush(self) -> None:
         """Write all rows that have changed. What the database refuses is kept for the next time.
 

@@ -62,7 +62,13 @@ class Lease:
         record = encode(LeaseRecord(worker=self._worker, since=now))
         try:
             self._revision = await keyvalue.put(
-                self._bus, topology.LEASES.name, self._key, record, expected=expected, ttl_s=self._lifetime
+                self._bus,
+                topology.LEASES.name,
+                self._key,
+                record,
+                expected=expected,
+                ttl_s=self._lifetime,
+                timeout_s=self._lifetime,
             )
         except FencedError:
             self._revision, self._valid_until = 0, 0.0

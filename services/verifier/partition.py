@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +27,7 @@ from services.verifier.attester import Attester
 from services.verifier.desk import Desk
 from services.verifier.journal import Journal
 from services.verifier.lease import Fence, Lease
-from services.verifier.policies import Policies
+from services.verifier.policies import Policies, split
 from services.verifier.scheduler import Scheduler
 from services.verifier.store import Row, Store, unpack_findings
 
@@ -125,6 +126,18 @@ class Partition:
         if not self.owned:
             raise FencedError(f"partition {self.index} is not owned by {self.worker} any more")
 
+    def check_held(self, attester: Attester) -> None:
+        """Do nothing while ``attester`` is one of the partition's agents.
+
+        :raises FencedError: when it is not: deleted meanwhile, or held by a later owner.
+        """
+        if self.attesters.get(attester.agent_id) is not attester:
+            raise FencedError(f"{attester.agent_id} is not held by partition {self.index} of {self.worker} any more")
+
+    def alone(self, attester: Attester) -> AbstractAsyncContextManager[None]:
+        """Hold ``attester`` for a change (:meth:`services.verifier.desk.Desk.alone`)."""
+        return self._desk.alone(attester)
+
     async def open(self) -> None:
         """Fence earlier owners off, load the agents, then begin with evidence and commands."""
         await self.fence.take(self._clock())
@@ -163,15 +176,19 @@ class Partition:
     async def let_go(self, attester: Attester) -> None:
         """Forget ``attester``; its result is left to lapse."""
         self.scheduler.stop(attester)
-        self.journal.forget(attester)
         self.attesters.pop(attester.agent_id, None)
         self._roster.pop(attester.token, None)
-        await self._store.delete(attester.agent_id, self.fence.token)
+        await self.journal.erase(attester)
 
     async def deleted_by(self, agent_id: str, command_id: str) -> bool:
         """Return whether ``command_id`` is what deleted ``agent_id``."""
         last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(EventKind.DELETED, agent_id)])
         return any(_EVENT.decode(stored.data).command_id == command_id for stored in last)
+
+    async def announced(self, event: Event) -> bool:
+        """Return whether the policy of ``event``, or a later version of it, is on the record."""
+        last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(event.kind, event.agent_id)])
+        return any(_version(_EVENT.decode(stored.data)) >= _version(event) for stored in last)
 
     async def _consume(self) -> None:
         evidence, command = self._consumers
@@ -192,22 +209,29 @@ class Partition:
 
     async def _load(self) -> list[Attester]:
         rows = {row.agent_id: row for row in await self._store.partition(self.index)}
-        events = await self._last_events(list(rows))
+        events, commands_ = await self._last_events(list(rows))
         loaded = []
         for row in rows.values():
             event = events.get(row.agent_id)
-            if event is not None and event.kind is EventKind.DELETED and event.event_number > row.event_number:
-                await self._store.delete(row.agent_id, self.fence.token)
-                continue
+            deleted = event is not None and event.kind is EventKind.DELETED and event.event_number >= row.event_number
             try:
-                loaded.append(await self._restore(row, event))
+                attester = await self._restore(row, event, commands_.get(row.agent_id, ""))
+                if deleted:
+                    # Its owner died between the event and what follows from it.
+                    await self.journal.renew(attester)
+                    await self._store.delete(row.agent_id, self.fence.token)
+                else:
+                    loaded.append(attester)
             except AttestreamError as error:
+                if not error.permanent:
+                    raise
                 log.error("%s can not be attested: %s (%s)", row.agent_id, error.message, error.hint)
         await self._read_results(loaded)
         return loaded
 
-    async def _restore(self, row: Row, event: Event | None) -> Attester:
-        name, policy = await self.policies.find(row.policy)
+    async def _restore(self, row: Row, event: Event | None, last_command: str) -> Attester:
+        newer = event is not None and event.event_number > row.event_number
+        name, policy = await self.policies.find(event.policy if event is not None and newer else row.policy)
         attester = Attester(row.agent_id, self, policy, name)
         attester.token = subjects.token(row.agent_id)
         identities.adopt_stored(attester, row.identity)
@@ -218,23 +242,26 @@ class Partition:
         attester.incarnation, attester.event_number = row.incarnation, row.event_number
         attester.last_command, attester.last_at = row.last_command, row.last_at
         attester.findings = unpack_findings(row.findings)
-        if event is not None and event.event_number > row.event_number:
+        if event is not None and newer:
             # The row is older than the record: what was proven since is asked for again.
             attester.event_number, attester.standing = event.event_number, event.standing
             attester.findings = event.findings
+            attester.last_command = last_command
             attester.state = fresh()
             self.journal.touch(attester)
         return attester
 
-    async def _last_events(self, agent_ids: list[str]) -> dict[str, Event]:
-        """Return the verifier's newest event of each agent, of its present incarnation or a deletion."""
+    async def _last_events(self, agent_ids: list[str]) -> tuple[dict[str, Event], dict[str, str]]:
+        """Return each agent's newest event of the verifier, and the id of the newest command that led to one."""
         stored = await last_messages(self.bus, topology.EVENTS.name, [subjects.events_of(id_) for id_ in agent_ids])
         newest: dict[str, Event] = {}
+        commanded: dict[str, str] = {}
         for message in sorted(stored, key=lambda item: item.sequence):
             event = _EVENT.decode(message.data)
             if event.event_number and event.kind is not EventKind.REFUSED:
                 newest[event.agent_id] = event
-        return newest
+                commanded[event.agent_id] = event.command_id or commanded.get(event.agent_id, "")
+        return newest, commanded
 
     async def _read_results(self, attesters: list[Attester]) -> None:
         by_subject = {subjects.result(attester.agent_id): attester for attester in attesters}
@@ -300,3 +327,7 @@ class Partition:
             raise
         for part in whole.deliveries:
             await part.ack()
+
+
+def _version(event: Event) -> int:
+    return split(event.policy)[1] or 0

@@ -45,7 +45,7 @@ class Policies:
         """
         name, version = split(reference)
         if version is None:
-            record = await self._newest(name)
+            record = next(reversed(await self._records(name)), None)
         else:
             entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
             record = _RECORD.decode(entry.value) if entry else None
@@ -65,10 +65,10 @@ class Policies:
             self._compiled.move_to_end(digest)
         return await asyncio.shield(task)
 
-    async def publish(self, command: PublishPolicy) -> tuple[PolicyRecord, bool]:
-        """Validate the document and make it the next version; the second value is whether it is new.
+    async def publish(self, command: PublishPolicy) -> PolicyRecord:
+        """Validate the document and make it the next version.
 
-        The same document twice in a row is one version.
+        The same document twice in a row is one version, and so is the same command twice.
 
         :raises PolicyError: when the document is not valid or the name is not.
         """
@@ -76,9 +76,13 @@ class Policies:
         if version is not None:
             raise PolicyError("a version can not be chosen", remedy="Give the name only; versions count up by themselves.")
         policy = await self.compiled(command.digest)
-        newest = await self._newest(name)
+        records = await self._records(name)
+        for record in records:
+            if record.command_id == command.command_id:
+                return record
+        newest = records[-1] if records else None
         if newest is not None and newest.digest == command.digest:
-            return newest, False
+            return newest
         record = PolicyRecord(
             name=name,
             version=newest.version + 1 if newest else 1,
@@ -86,18 +90,18 @@ class Policies:
             at=self._clock(),
             actor=command.actor,
             entries=policy.entries,
+            command_id=command.command_id,
         )
         key = topology.policy_key(name, record.version)
         try:
             await keyvalue.put(self._bus, topology.CLUSTER.name, key, encode(record), expected=0)
         except FencedError:
             return await self.publish(command)
-        return record, True
+        return record
 
-    async def _newest(self, name: str) -> PolicyRecord | None:
+    async def _records(self, name: str) -> list[PolicyRecord]:
         entries = await keyvalue.entries(self._bus, topology.CLUSTER.name, topology.policy_keys(name))
-        records = [_RECORD.decode(entry.value) for entry in entries.values()]
-        return max(records, key=lambda record: record.version, default=None)
+        return sorted((_RECORD.decode(entry.value) for entry in entries.values()), key=lambda record: record.version)
 
     async def _compile(self, digest: str) -> CompiledPolicy:
         document = await objects.get(self._bus, topology.POLICIES, digest)

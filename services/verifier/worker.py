@@ -118,7 +118,9 @@ class Worker:
             began = boot_clock()
             try:
                 status = encode(self.status())
-                await keyvalue.put(self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime)
+                await keyvalue.put(
+                    self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime, timeout_s=lifetime
+                )
                 await self._renew()
             except AttestreamError as error:
                 log.warning("the pool is out of reach: %s", error.message)

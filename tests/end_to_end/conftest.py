@@ -1,19 +1,16 @@
-"""A cluster of real processes, and those who watch it from outside: a tenant, a fleet, a webhook receiver."""
+"""A cluster of real processes, and those who deal with it from outside: a tenant, a fleet, a webhook receiver."""
 
 import shutil
 
 import pytest
 
-from attestream.bus import stored
-from attestream.signing import TrustedKeys
 from devtools.cluster import Cluster
+from devtools.observer import Observer
 from devtools.pool import Tenant, allowing, make_agent
 from devtools.soft_fleet import SoftFleet
 from devtools.swtpm import Swtpm
 from devtools.webhook_receiver import WebhookReceiver
-from schemas import topology
-from schemas.base import decode
-from schemas.events import Event, EventKind, Revocation, Signed
+from schemas.events import Standing
 
 QUICK = {
     "verifier": {"lease_floor_s": 3.0, "challenge_timeout_ms": 1000, "flush_ms": 50},
@@ -23,7 +20,7 @@ QUICK = {
 
 @pytest.fixture
 def make_cluster(nats_server, bus, tmp_path):
-    """Makes clusters; ``bus`` is asked for so that streams exist before anything is watched."""
+    """Makes clusters; ``bus`` is asked for so that the streams exist before anything is watched."""
     made = []
 
     def make(database=None, **sections):
@@ -38,7 +35,13 @@ def make_cluster(nats_server, bus, tmp_path):
 
 @pytest.fixture
 def cluster(make_cluster):
+    """A cluster with an SQLite database for each service."""
     return make_cluster()
+
+
+@pytest.fixture
+def observer(bus, cluster):
+    return Observer(bus, cluster.signer.public_pem)
 
 
 @pytest.fixture
@@ -64,7 +67,24 @@ async def make_fleet(bus):
 
 
 @pytest.fixture
+def attest(tenant):
+    """Puts every agent of a fleet under attestation and waits until all are trusted."""
+
+    async def put(fleet, **times):
+        outcome = await tenant.push("base", allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat"))
+        assert outcome.ok, outcome.message
+        for agent_id in fleet.agents:
+            outcome = await tenant.add(agent_id, **times)
+            assert outcome.ok, outcome.message
+        for agent_id in fleet.agents:
+            await tenant.becomes(agent_id, Standing.TRUSTED, 20)
+
+    return put
+
+
+@pytest.fixture
 async def receiver():
+    """A webhook receiver."""
     receiver = WebhookReceiver()
     await receiver.start()
     yield receiver
@@ -73,91 +93,21 @@ async def receiver():
 
 @pytest.fixture(scope="session")
 def manufactured(tmp_path_factory):
-    """State directory of a TPM that was made and is not running."""
-    state = tmp_path_factory.mktemp("manufactured")
-    Swtpm.launch(state).stop()
-    return state
+    """State directories of two TPMs that were made and are not running."""
+    states = [tmp_path_factory.mktemp(f"manufactured-{number}") for number in range(2)]
+    for state in states:
+        Swtpm.launch(state).stop()
+    return states
 
 
 @pytest.fixture
-def make_tpm(manufactured, tmp_path):
-    """Makes running TPMs. They share an EK, as copies of one state do: only one of them may enrol under an id."""
+def tpms(manufactured, tmp_path):
+    """Two running TPMs of this test alone."""
     made = []
-
-    def make():
-        state = tmp_path / f"swtpm-{len(made)}"
-        shutil.copytree(manufactured, state)
-        made.append(Swtpm.launch(state))
-        return made[-1]
-
-    yield make
+    for number, state in enumerate(manufactured):
+        copy = tmp_path / f"swtpm-{number}"
+        shutil.copytree(state, copy)
+        made.append(Swtpm.launch(copy))
+    yield made
     for tpm in made:
         tpm.stop()
-
-
-@pytest.fixture
-def record(bus):
-    """Reads the whole record: every event about everybody, in order."""
-
-    async def read(*kinds):
-        events = [
-            decode(message.data, Event)
-            for message in await _everything(bus, topology.EVENTS.name, "att.event.*.*")
-            if ".fence." not in message.subject
-        ]
-        return [event for event in events if not kinds or event.kind in kinds]
-
-    return read
-
-
-@pytest.fixture
-def revocations(bus):
-    """Reads all revocations of a cluster, their signatures verified, in order."""
-
-    async def read(cluster):
-        keys = TrustedKeys.from_pems([cluster.signer.public_pem])
-        messages = await _everything(bus, topology.REVOCATIONS.name, ">")
-        return [keys.open(decode(message.data, Signed), Revocation) for message in messages]
-
-    return read
-
-
-@pytest.fixture
-def failures(record):
-    """Reads the ids of all failing transitions, in order."""
-
-    async def read():
-        return [event.id for event in await record(EventKind.FAILED)]
-
-    return read
-
-
-async def _everything(bus, stream, subject):
-    found = []
-    start = 1
-    while True:
-        batch = await stored.get_batch(bus, stream, {"seq": start, "batch": 500, "next_by_subj": subject})
-        if not batch.messages:
-            return found
-        found += batch.messages
-        start = found[-1].sequence + 1
-
-
-@pytest.fixture
-def under_attestation(tenant):
-    """Puts every agent of a fleet under attestation and waits until all are trusted."""
-
-    async def put(fleet, policy=None, **times):
-        outcome = await tenant.push("base", policy or allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat"))
-        assert outcome.ok, outcome.message
-        for agent_id in fleet.agents:
-            outcome = await tenant.add(agent_id, **times)
-            assert outcome.ok, outcome.message
-        await all_are(tenant, fleet.agents, "trusted")
-
-    return put
-
-
-async def all_are(tenant, agent_ids, standing, timeout_s=20.0):
-    for agent_id in agent_ids:
-        await tenant.becomes(agent_id, standing, timeout_s)
