@@ -11,19 +11,52 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from attestream.errors import MalformedError, SignatureError, UnsupportedError
+from attestream.errors import MalformedError, SignatureError, TooLargeError, UnsupportedError
 from attestream.tpm.algorithms import curve_named, hash_named
 from attestream.tpm.marshalling import Reader, sized
 from attestream.tpm.public import Public
 
 _IDENTITY: Final = b"IDENTITY\0"
 _MAX_NAME: Final = 66
-_MAX_OBJECT: Final = 2 + 64 + 2 + 64
+_MAX_DIGEST: Final = 64
+_MAX_OBJECT: Final = 2 + _MAX_DIGEST + 2 + _MAX_DIGEST
 _MAX_SECRET: Final = 512
+
+
+class IdObject(msgspec.Struct, frozen=True, gc=False):
+    """TPMS_ID_OBJECT (Part 2, section 12.4.2)."""
+
+    integrity: bytes
+    """HMAC over what follows and the object's name."""
+    encrypted: bytes
+    """The secret as a TPM2B, encrypted."""
+
+
+def parse_id_object(data: bytes) -> IdObject:
+    """Return what is in the TPM2B_ID_OBJECT ``data``.
+
+    :raises MalformedError: when it is cut off, too long or has trailing bytes.
+    """
+    outer = Reader(data, "the credential")
+    inner = outer.sized(_MAX_OBJECT)
+    outer.finish()
+    integrity = Reader(inner, "the credential").sized(_MAX_DIGEST)
+    return IdObject(integrity, inner[2 + len(integrity) :])
+
+
+def build_id_object(id_object: IdObject) -> bytes:
+    """Return the TPM2B_ID_OBJECT of ``id_object``.
+
+    :raises TooLargeError: when a field is longer than a TPM makes it.
+    """
+    if len(id_object.integrity) > _MAX_DIGEST or len(id_object.encrypted) > 2 + _MAX_DIGEST:
+        raise TooLargeError(f"a credential's HMAC has at most {_MAX_DIGEST} bytes, its secret {2 + _MAX_DIGEST}")
+    return sized(sized(id_object.integrity) + id_object.encrypted)
 
 
 def kdf_a(hash_name: str, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
@@ -88,7 +121,7 @@ def protect_secret(ek: Public, seed: bytes, name: bytes, secret: bytes) -> bytes
     if not 2 < len(name) <= _MAX_NAME:
         raise MalformedError(f"the name of an object has 3 to {_MAX_NAME} bytes, not {len(name)}")
     encrypted = _protect(ek, seed, name, sized(secret), decrypt=False)
-    return sized(sized(_integrity(ek, seed, encrypted, name)) + encrypted)
+    return build_id_object(IdObject(_integrity(ek, seed, encrypted, name), encrypted))
 
 
 def make_credential(
@@ -146,15 +179,10 @@ def open_credential(
     :raises MalformedError: when a structure is not well formed.
     """
     seed = _open_seed(ek_private, ek, encrypted_secret)
-    outer = Reader(id_object, "the credential")
-    inner = outer.sized(_MAX_OBJECT)
-    outer.finish()
-    reader = Reader(inner, "the credential")
-    integrity = reader.sized(64)
-    encrypted = inner[2 + len(integrity) :]
-    if not hmac.compare_digest(integrity, _integrity(ek, seed, encrypted, name)):
+    protected = parse_id_object(id_object)
+    if not hmac.compare_digest(protected.integrity, _integrity(ek, seed, protected.encrypted, name)):
         raise SignatureError("the credential was made for another key or name, or was changed")
-    secret = Reader(_protect(ek, seed, name, encrypted, decrypt=True), "the credential's secret")
+    secret = Reader(_protect(ek, seed, name, protected.encrypted, decrypt=True), "the credential's secret")
     found = secret.sized(hash_named(ek.name_hash).size)
     secret.finish()
     return found

@@ -28,6 +28,7 @@ from attestream.tpm.algorithms import (
     hash_named,
 )
 from attestream.tpm.marshalling import Reader, sized
+from attestream.tpm.names import name_of
 
 RSA_BITS: Final = (2048, 3072, 4096)
 RSA_EXPONENT: Final = 65537
@@ -195,7 +196,7 @@ def parse_public(tpm2b: bytes) -> Public:
         bits=bits,
         curve=curve,
         point=point,
-        name=area[2:4] + name_hash.digest(area),
+        name=name_of(area),
     )
 
 

@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestream.errors import AttestreamError, MalformedError, SignatureError, UnsupportedError
-from attestream.tpm.credential import kdf_a, kdf_e, make_credential, open_credential, protect_secret
+from attestream.errors import AttestreamError, MalformedError, SignatureError, TooLargeError, UnsupportedError
+from attestream.tpm.credential import (
+    IdObject,
+    build_id_object,
+    kdf_a,
+    kdf_e,
+    make_credential,
+    open_credential,
+    parse_id_object,
+    protect_secret,
+)
 from attestream.tpm.marshalling import sized
 from attestream.tpm.public import parse_public
 from devtools.soft_tpm import KeyPool, SoftTpm
@@ -120,3 +129,25 @@ def test_open_credential_needs_the_right_name() -> None:
     assert open_credential(pool.take("p256", "ek"), public, NAME, *made) == b"secret"
     with pytest.raises(SignatureError):
         open_credential(pool.take("p256", "ek"), public, NAME[:-1] + b"\0", *made)
+
+
+@given(st.binary(max_size=64), st.binary(max_size=66))
+def test_an_id_object_survives_building_and_parsing(integrity: bytes, encrypted: bytes) -> None:
+    id_object = IdObject(integrity, encrypted)
+    assert parse_id_object(build_id_object(id_object)) == id_object
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_an_id_object_or_malformed(data: bytes) -> None:
+    with contextlib.suppress(AttestreamError):
+        parse_id_object(data)
+
+
+def test_an_id_object_is_bounded() -> None:
+    for wrong in (IdObject(bytes(65), b""), IdObject(b"", bytes(67))):
+        with pytest.raises(TooLargeError):
+            build_id_object(wrong)
+    whole = build_id_object(IdObject(bytes(32), bytes(34)))
+    for cut in (*(whole[:end] for end in range(len(whole))), whole + b"\0"):
+        with pytest.raises(MalformedError):
+            parse_id_object(cut)

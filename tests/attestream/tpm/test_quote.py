@@ -81,6 +81,10 @@ def test_sha1_signatures_are_refused_though_they_verify() -> None:
     value = pool.take("rsa2048", "ak").sign(attest, padding.PKCS1v15(), hashes.SHA1())
     with pytest.raises(UnsupportedError, match="sha1 are not accepted"):
         verify_quote_signature(parse_public(tpm.ak_public), attest, build_signature(Signature("rsassa", "sha1", value)))
+    allowed = verify_quote_signature(
+        parse_public(tpm.ak_public), attest, build_signature(Signature("rsassa", "sha1", value)), allow_sha1=True
+    )
+    assert allowed == parse_quote(attest)
 
 
 def test_a_pss_salt_of_the_greatest_size_is_accepted() -> None:

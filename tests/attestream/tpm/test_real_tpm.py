@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from attestream.errors import SignatureError
+from attestream.tpm.certification import build_certification, parse_certification, verify_certification
 from attestream.tpm.credential import make_credential
+from attestream.tpm.names import ENDORSEMENT, qualified_name
 from attestream.tpm.public import check_attestation_key, check_endorsement_key, parse_public
 from attestream.tpm.quote import pcr_digest, verify_quote_signature
 from devtools.swtpm import Swtpm, missing_tools
@@ -79,9 +81,29 @@ def test_a_tpm_opens_our_credential_and_we_verify_its_quote(tools: Tools, ek: st
     assert quote.extra_data == b"nonce"
     assert quote.selection == (("sha256", (0, 10)), ("sha1", (10,)))
     assert quote.clock.safe
+    above = qualified_name(ENDORSEMENT.to_bytes(4, "big"), ek_public.name)
+    assert quote.signer == qualified_name(above, ak_public.name)
     tools.run("pcrread sha256:0,10+sha1:10 -o pcrs")
     raw = tools.read("pcrs")
     values = {"sha256": {0: raw[:32], 10: raw[32:64]}, "sha1": {10: raw[64:]}}
     assert pcr_digest(name, quote.selection, values) == quote.pcr_digest
     with pytest.raises(SignatureError):
         verify_quote_signature(ak_public, tools.read("quote").replace(b"nonce", b"nancy"), tools.read("signature"))
+
+
+def test_a_tpm_certifies_one_key_by_another(tools: Tools) -> None:
+    tools.run("createek -G ecc -c ek.ctx -u ek.pub")
+    for key in ("iak", "ak"):
+        tools.run(f"createak -C ek.ctx -c {key}.ctx -G ecc -g sha256 -s ecdsa -u {key}.pub -n {key}.name")
+    tools.run("certify -c ak.ctx -C iak.ctx -g sha256 -o attest -s signature")
+    iak, ak = parse_public(tools.read("iak.pub")), parse_public(tools.read("ak.pub"))
+    attest, signature = tools.read("attest"), tools.read("signature")
+
+    extra_data = parse_certification(attest).extra_data
+    found = verify_certification(iak, attest, signature, name=ak.name, extra_data=extra_data)
+
+    assert build_certification(found) == attest
+    above = qualified_name(ENDORSEMENT.to_bytes(4, "big"), parse_public(tools.read("ek.pub")).name)
+    assert (found.signer, found.qualified_name) == (qualified_name(above, iak.name), qualified_name(above, ak.name))
+    with pytest.raises(SignatureError):
+        verify_certification(ak, attest, signature, name=ak.name, extra_data=extra_data)

@@ -186,3 +186,16 @@ def test_a_signature_that_can_not_be_is_not_built() -> None:
         build_signature(Signature("ecdsa", "sha256", b"not DER"))
     with pytest.raises(MalformedError):
         build_signature(Signature("ecdsa", "sha256", encode_dss_signature(2**528, 1)))
+
+
+def test_bytes_behind_a_structure_are_left_out_where_they_are_allowed() -> None:
+    assert parse_quote(build_quote(QUOTE) + b"more", trailing=True) == QUOTE
+    for signature in (Signature("rsassa", "sha256", bytes(256)), Signature("ecdsa", "sha256", encode_dss_signature(5, 7))):
+        whole = build_signature(signature)
+        assert parse_signature(whole + b"more", trailing=True) == signature
+        for end in range(len(whole)):
+            with pytest.raises(MalformedError):
+                parse_signature(whole[:end], trailing=True)
+    for end in range(len(build_quote(QUOTE))):
+        with pytest.raises(MalformedError):
+            parse_quote(build_quote(QUOTE)[:end], trailing=True)
