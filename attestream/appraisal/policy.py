@@ -27,8 +27,9 @@ import re2
 
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
+from attestream.ima.digests import digest_field, digest_text
 from attestream.ima.log import IMA_PCR, read_ascii, read_binary
-from attestream.ima.templates import MAX_PATH_BYTES, digest_field, digest_text
+from attestream.ima.templates import MAX_PATH_BYTES
 from attestream.tpm.algorithms import hash_named
 
 FORMAT: Final = "attestream-policy/1"

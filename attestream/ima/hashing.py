@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from attestream.errors import UnsupportedError
 
@@ -21,6 +21,15 @@ HASHES: Final[Mapping[str, Callable[[bytes], Any]]] = {
 """PCR bank -> constructor of a :mod:`hashlib` object over some bytes."""
 
 
+class Extension(NamedTuple):
+    """How the kernel extends a PCR bank."""
+
+    of: Callable[[bytes], bytes]
+    """Template data -> value."""
+    violation: bytes
+    """The value for an entry without digest: ones."""
+
+
 def bank_hash(bank: str) -> Callable[[bytes], Any]:
     """Return the hash of PCR bank ``bank``.
 
@@ -30,3 +39,17 @@ def bank_hash(bank: str) -> Callable[[bytes], Any]:
     if found is None:
         raise UnsupportedError(f"PCR bank {bank!r} is not supported; known are {', '.join(HASHES)}")
     return found
+
+
+def extension(bank: str, *, padded: bool = False) -> Extension:
+    """Return how ``bank`` is extended: with its own digest of the template data.
+
+    :param padded: as kernels before 5.8 do: with the SHA-1 digest and zeros behind it (Linux 5.7
+        ``security/integrity/ima/ima_queue.c``, ``ima_pcr_extend``).
+    :raises UnsupportedError: when the bank is not known.
+    """
+    new = bank_hash(bank)
+    size = new(b"").digest_size
+    if padded:
+        return Extension(lambda data: _SHA1(data).digest().ljust(size, b"\x00"), (b"\xff" * 20).ljust(size, b"\x00"))
+    return Extension(lambda data: new(data).digest(), b"\xff" * size)

@@ -1,60 +1,104 @@
-"""Remembers parsed entries across a fleet: machines of one image log the same lines."""
+"""Remembers, across a fleet, what was worked out about log entries: machines of one image log the same lines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from attestream.ima.log import Entry
 
 MAX_RECORD_BYTES: Final = 1024
-"""Longer records are parsed each time, so that one agent can not fill the memory."""
+"""Longer records are worked out each time, so that one agent can not fill the memory."""
+
+_Value = TypeVar("_Value")
 
 
-class BankMemo:
-    """Record bytes -> entry, for one PCR bank. Bounded to two generations: the older one is dropped as a whole."""
+class Generations(Generic[_Value]):
+    """Bytes -> value, bounded to two generations: when the younger one is full, the older one is dropped as a whole."""
 
     __slots__ = ("_limit", "_old", "_young")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._young: dict[bytes, Entry] = {}
-        self._old: dict[bytes, Entry] = {}
+        self._young: dict[bytes, _Value] = {}
+        self._old: dict[bytes, _Value] = {}
 
-    def get(self, record: bytes) -> Entry | None:
-        """Return the entry of ``record``, or None when it is not remembered."""
-        entry = self._young.get(record)
-        if entry is None and (entry := self._old.get(record)) is not None:
-            self.add(record, entry)
-        return entry
+    def get(self, key: bytes) -> _Value | None:
+        """Return the value of ``key``, or None when it is not remembered."""
+        value = self._young.get(key)
+        if value is None and (value := self._old.get(key)) is not None:
+            self.add(key, value)
+        return value
 
-    def add(self, record: bytes, entry: Entry) -> None:
-        """Remember ``entry``."""
-        if len(record) > MAX_RECORD_BYTES:
+    def add(self, key: bytes, value: _Value) -> None:
+        """Remember ``value``; nothing happens for a key over :data:`MAX_RECORD_BYTES`."""
+        if len(key) > MAX_RECORD_BYTES:
             return
         if len(self._young) >= self._limit:
             self._old, self._young = self._young, {}
-        self._young[record] = entry
+        self._young[key] = value
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
 
+class Cleared:
+    """Records that a policy allows for what they are, with what each extends. One bound for all policies together."""
+
+    __slots__ = ("_count", "_limit", "_old", "_young")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._young: dict[str, dict[bytes, bytes]] = {}
+        self._old: dict[str, dict[bytes, bytes]] = {}
+        self._count = 0
+
+    def known(self, scope: str) -> dict[bytes, bytes]:
+        """Return the younger records of ``scope``, to look up in. It goes stale with the next :meth:`add`."""
+        found = self._young.get(scope)
+        if found is None:
+            found = self._young[scope] = {}
+        return found
+
+    def recall(self, scope: str, record: bytes) -> bytes | None:
+        """Return what ``record`` extends when only the older generation knows it, and make it young again."""
+        value = self._old.get(scope, {}).get(record)
+        if value is not None:
+            self.add(scope, record, value)
+        return value
+
+    def add(self, scope: str, record: bytes, value: bytes) -> None:
+        """Remember that ``record`` is allowed; nothing happens for one over :data:`MAX_RECORD_BYTES`."""
+        if len(record) > MAX_RECORD_BYTES:
+            return
+        if self._count >= self._limit:
+            self._old, self._young, self._count = self._young, {}, 0
+        self.known(scope)[record] = value
+        self._count += 1
+
+    def __len__(self) -> int:
+        return sum(map(len, self._young.values())) + sum(map(len, self._old.values()))
+
+
 class Memo:
     """The memo of a worker. It only saves time: results are the same without it.
 
-    :param limit: entries in one generation of one bank; at most twice as many are held.
+    :param limit: parsed entries in one generation of one bank; at most twice as many are held.
+    :param cleared: allowed records in one generation, of all policies; at most twice as many are held, some 350 bytes each.
+    :param signatures: verdicts on file signatures in one generation.
     """
 
-    __slots__ = ("_banks", "_limit")
+    __slots__ = ("_banks", "_limit", "cleared", "signatures")
 
-    def __init__(self, limit: int = 16_384) -> None:
+    def __init__(self, limit: int = 16_384, *, cleared: int = 131_072, signatures: int = 65_536) -> None:
         self._limit = limit
-        self._banks: dict[str, BankMemo] = {}
+        self._banks: dict[str, Generations[Entry]] = {}
+        self.cleared = Cleared(cleared)
+        self.signatures: Generations[bool] = Generations(signatures)
 
-    def of(self, bank: str) -> BankMemo:
+    def of(self, bank: str) -> Generations[Entry]:
         """Return the memo for entries as they extend ``bank``."""
         memo = self._banks.get(bank)
         if memo is None:
-            memo = self._banks[bank] = BankMemo(self._limit)
+            memo = self._banks[bank] = Generations(self._limit)
         return memo

@@ -1,68 +1,46 @@
 """Templates of the IMA log: what the fields of an entry are, in both forms of the log.
 
-Source: Linux ``security/integrity/ima/ima_template.c`` and ``ima_template_lib.c``. :data:`TEMPLATES` is the one table; a
-template that is not in it is unknown, and an unknown entry is never skipped.
+Source: Linux ``security/integrity/ima/ima_template.c`` and ``ima_template_lib.c``. :data:`TEMPLATES` is the one table; the
+kernel may also be given a format of its own (``ima_template_fmt=d-ng|n-ng``), which then stands in place of the name. A
+template that is neither is unknown, and an unknown entry is never skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from struct import Struct
 from typing import Final, NamedTuple
 
-from attestream.errors import MalformedError
+from attestream.errors import MalformedError, UnsupportedError
+from attestream.ima.digests import DIGEST_SIZES, check_digest, check_typed_digest, legacy_digest
+from attestream.ima.fields import IN_ASCII, from_hex, sized
 
 MAX_PATH_BYTES: Final = 4096
 """``PATH_MAX`` of Linux."""
+MAX_EVENT_NAME: Final = 255
+"""Bytes of field ``n`` of the first template, which is hashed with NULs up to one more than that."""
+LEGACY: Final = b"ima"
+"""The first template: its fields have no lengths, and its binary form differs from what is hashed."""
 
-DIGEST_SIZES: Final[Mapping[bytes, int]] = {
-    b"md4": 16,
-    b"md5": 16,
-    b"sha1": 20,
-    b"rmd160": 20,
-    b"sha256": 32,
-    b"sha384": 48,
-    b"sha512": 64,
-    b"sha224": 28,
-    b"rmd128": 16,
-    b"rmd256": 32,
-    b"rmd320": 40,
-    b"wp256": 32,
-    b"wp384": 48,
-    b"wp512": 64,
-    b"tgr128": 16,
-    b"tgr160": 20,
-    b"tgr192": 24,
-    b"sm3": 32,
-    b"sm3-256": 32,
-    b"streebog256": 32,
-    b"streebog512": 64,
-    b"sha3-256": 32,
-    b"sha3-384": 48,
-    b"sha3-512": 64,
-}
-"""Name of a file digest's algorithm -> bytes (Linux ``crypto/hash_info.c``; ``sm3-256`` is the older name of ``sm3``)."""
-
+_MAX_FORMAT_FIELDS: Final = 16
+_DIGEST_READERS: Final = {"d-ng": check_digest, "d-ngv2": check_typed_digest, "d": legacy_digest}
+_NAMES: Final = frozenset({"n-ng", "n"})
+_EVM: Final = ("evmsig", "xattrnames", "xattrlengths", "xattrvalues", "iuid", "igid", "imode")
 
 _length_at: Final = Struct("<I").unpack_from
 
-
-class Measurement(NamedTuple):
-    """What an entry says about a file."""
-
-    path: bytes
-    """As the kernel recorded it; spaces are underscores."""
-    digest: bytes
-    """Field ``d-ng``: algorithm, ``:``, NUL, digest."""
-    signature: bytes = b""
-    """The file's ``security.ima`` value, where the template records it."""
+Measurement = tuple[bytes, bytes, bytes, bytes | None, tuple[bytes, ...]]
+"""What an entry says: path (or a buffer's name) as the kernel recorded it, digest as field ``d-ng``, signature
+(``security.ima``, empty when there is none), buffer (None when it is about a file), and all other fields in their order."""
 
 
 class Template(NamedTuple):
     """How entries of one template are read."""
 
+    fields: tuple[str, ...]
     read: Callable[[bytes], Measurement]
-    """Template data -> measurement; raises MalformedError."""
+    """Template data (what the template digests cover) -> measurement; raises MalformedError."""
     from_ascii: Callable[[bytes], bytes]
     """The fields as in ``ascii_runtime_measurements`` -> template data; raises MalformedError."""
 
@@ -88,82 +66,120 @@ def split_fields(data: bytes, count: int) -> list[bytes]:
     return fields
 
 
-def digest_field(algorithm: str, digest: bytes) -> bytes:
-    """Return field ``d-ng`` for ``digest``.
+def template_named(name: bytes) -> Template:
+    """Return the template called ``name``, or made of the fields that ``name`` lists (``d-ng|n-ng|sig``).
 
-    :raises MalformedError: when the kernel has no such algorithm or the digest's size is not that algorithm's.
+    :raises UnsupportedError: when it is not known.
     """
-    name = algorithm.encode("utf-8", "surrogateescape")
-    if DIGEST_SIZES.get(name) != len(digest):
-        raise MalformedError(f"{algorithm[:32]!r} with {len(digest)} bytes is not a digest that the kernel makes")
-    return name + b":\x00" + digest
+    template = TEMPLATES.get(name)
+    if template is not None:
+        return template
+    fields = tuple(name.decode("ascii", "replace").split("|"))
+    if not 2 <= len(fields) <= _MAX_FORMAT_FIELDS or not set(fields) <= IN_ASCII.keys() - {"d", "n"}:
+        raise UnsupportedError(f"the template {name[:32]!r} is not known")
+    if len(set(fields)) != len(fields) or not {"d-ng", "d-ngv2"} & set(fields) or "n-ng" not in fields:
+        raise UnsupportedError(f"the template {name[:32]!r} does not say once which file has which digest")
+    return _template(*fields)
 
 
-def digest_text(field: bytes) -> str:
-    """Return field ``d-ng`` as ``algorithm:hex``."""
-    algorithm, _, digest = field.partition(b":\x00")
-    return f"{algorithm.decode('ascii')}:{digest.hex()}"
-
-
-def _check_measurement(digest: bytes, name: bytes, signature: bytes = b"") -> Measurement:
-    algorithm, separator, value = digest.partition(b":\x00")
-    if not separator or DIGEST_SIZES.get(algorithm) != len(value):
-        raise MalformedError("the file digest is not one that the kernel makes")
+def _path(name: bytes) -> bytes:
     path = name[:-1]
     if name[-1:] != b"\x00" or not path or b"\x00" in path:
         raise MalformedError("the file name is empty or not terminated as it should be")
     if len(path) > MAX_PATH_BYTES:
         raise MalformedError(f"the file name has {len(path)} bytes; Linux allows {MAX_PATH_BYTES}")
-    return Measurement(path, digest, signature)
+    return path
 
 
 def _read_ng(data: bytes) -> Measurement:
-    digest, name = split_fields(data, 2)
-    return _check_measurement(digest, name)
+    """Read ``d-ng|n-ng``: nearly every entry of nearly every log, hence without a loop."""
+    size = len(data)
+    if size < 8:
+        raise MalformedError("the template data ends before its fields")
+    middle = 4 + _length_at(data, 0)[0]
+    if middle + 4 > size or middle + 4 + _length_at(data, middle)[0] != size:
+        raise MalformedError("the fields do not fill the template data")
+    digest = data[4:middle]
+    algorithm, separator, value = digest.partition(b":\x00")
+    if not separator or DIGEST_SIZES.get(algorithm) != len(value):
+        raise MalformedError("the file digest is not one that the kernel makes")
+    path = data[middle + 4 : -1]
+    if not path or data[-1] or b"\x00" in path or len(path) > MAX_PATH_BYTES:
+        _path(data[middle + 4 :])
+    return path, digest, b"", None, ()
 
 
-def _read_sig(data: bytes) -> Measurement:
-    digest, name, signature = split_fields(data, 3)
-    return _check_measurement(digest, name, signature)
+def _read_fields(names: tuple[str, ...], data: bytes) -> Measurement:
+    path = digest = signature = b""
+    buffer: bytes | None = None
+    more: list[bytes] = []
+    typed = "d-ngv2" in names
+    for name, field in zip(names, split_fields(data, len(names)), strict=True):
+        if name == "d-ngv2" or (name == "d-ng" and not typed):
+            digest = _DIGEST_READERS[name](field)
+        elif name == "n-ng":
+            path = _path(field)
+        elif name == "sig":
+            signature = field
+        elif name == "buf":
+            buffer = field
+        else:
+            more.append(field)
+    return path, digest, signature, buffer, tuple(more)
 
 
-def _sized(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "little") + data
+def _read_legacy(data: bytes) -> Measurement:
+    split = len(data) - MAX_EVENT_NAME - 1
+    if split not in (16, 20):
+        raise MalformedError("the template data has not the size of a digest and a file name")
+    name = data[split:].rstrip(b"\x00")
+    return _path(name + b"\x00"), legacy_digest(data[:split]), b"", None, ()
 
 
-def from_hex(text: bytes) -> bytes:
-    """Return the bytes that a field of the ASCII form spells.
+def legacy_data(digest: bytes, name: bytes) -> bytes:
+    """Return what the template digest of the first template covers.
 
-    :raises MalformedError: when it is not hexadecimal.
+    :raises MalformedError: when the name is too long.
     """
-    try:
-        value = bytes.fromhex(text.decode("ascii"))
-    except ValueError as error:
-        raise MalformedError("a field that should be hexadecimal is not") from error
-    # fromhex lets white space through.
-    if 2 * len(value) != len(text):
-        raise MalformedError("a field that should be hexadecimal is not")
-    return value
+    if len(name) > MAX_EVENT_NAME:
+        raise MalformedError(f"the file name has {len(name)} bytes; this template allows {MAX_EVENT_NAME}")
+    return digest + name.ljust(MAX_EVENT_NAME + 1, b"\x00")
 
 
-def _ng_from_ascii(fields: bytes) -> bytes:
-    digest, separator, path = fields.partition(b" ")
-    algorithm, colon, value = digest.partition(b":")
-    if not separator or not colon:
+def _split_ascii(names: tuple[str, ...], line: bytes) -> list[bytes]:
+    parts = line.split(b" ")
+    surplus = len(parts) - len(names)
+    if surplus < 0:
         raise MalformedError("the line lacks fields")
-    return _sized(algorithm + b":\x00" + from_hex(value)) + _sized(path + b"\x00")
+    if surplus:
+        # Kernels before 3.13 leave spaces in file names; no other field can have one.
+        at = next(index for index, name in enumerate(names) if name in _NAMES)
+        parts[at : at + surplus + 1] = [b" ".join(parts[at : at + surplus + 1])]
+    return parts
 
 
-def _sig_from_ascii(fields: bytes) -> bytes:
-    # The kernel ends an entry without signature in a space; the last space is therefore always the field's.
-    rest, separator, signature = fields.rpartition(b" ")
-    if not separator:
-        raise MalformedError("the line lacks fields")
-    return _ng_from_ascii(rest) + _sized(from_hex(signature))
+def _fields_from_ascii(names: tuple[str, ...], line: bytes) -> bytes:
+    parts = _split_ascii(names, line)
+    return b"".join([sized(IN_ASCII[name](part)) for name, part in zip(names, parts, strict=True)])
+
+
+def _legacy_from_ascii(line: bytes) -> bytes:
+    digest, name = _split_ascii(("d", "n"), line)
+    return legacy_data(from_hex(digest), name)
+
+
+def _template(*fields: str) -> Template:
+    return Template(fields, partial(_read_fields, fields), partial(_fields_from_ascii, fields))
 
 
 TEMPLATES: Final[Mapping[bytes, Template]] = {
-    b"ima-ng": Template(_read_ng, _ng_from_ascii),
-    b"ima-sig": Template(_read_sig, _sig_from_ascii),
+    b"ima-ng": Template(("d-ng", "n-ng"), _read_ng, partial(_fields_from_ascii, ("d-ng", "n-ng"))),
+    b"ima-sig": _template("d-ng", "n-ng", "sig"),
+    b"ima-ngv2": _template("d-ngv2", "n-ng"),
+    b"ima-sigv2": _template("d-ngv2", "n-ng", "sig"),
+    b"ima-buf": _template("d-ng", "n-ng", "buf"),
+    b"ima-modsig": _template("d-ng", "n-ng", "sig", "d-modsig", "modsig"),
+    b"evm-sig": _template("d-ng", "n-ng", *_EVM),
+    LEGACY: Template(("d", "n"), _read_legacy, _legacy_from_ascii),
 }
 """Template name -> how to read it."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from attestream.appraisal.policy import MAX_EXCLUDES, compile_policy, policy_from_log
 from attestream.errors import MalformedError, PolicyError
-from attestream.ima.templates import digest_field
+from attestream.ima.digests import digest_field
 from devtools import ima_log
 
 D1, D2 = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()

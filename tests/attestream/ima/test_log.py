@@ -175,7 +175,9 @@ def test_malformed_template_data(data):
         list(read_binary(_binary(b"ima-ng", data), "sha256"))
 
 
-@pytest.mark.parametrize("template", [b"ima-ngv2", b"ima", b"", b"IMA-NG", b"ima-ng\x00"])
+@pytest.mark.parametrize(
+    "template", [b"ima-ngv3", b"", b"IMA-NG", b"ima-ng\x00", b"d-ng", b"d|n", b"n-ng|sig", b"d-ng|d-ng|n-ng"]
+)
 def test_unknown_template_is_never_skipped(template):
     with pytest.raises(UnsupportedError):
         list(read_binary(_binary(template, _fields(GOOD, b"/a\x00")), "sha256"))

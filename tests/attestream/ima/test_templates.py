@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from attestream.errors import MalformedError
-from attestream.ima.templates import DIGEST_SIZES, digest_field, digest_text
+from attestream.ima.digests import DIGEST_SIZES, digest_field, digest_text
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha224", "sha256", "sha384", "sha512"])
