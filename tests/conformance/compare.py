@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.conformance.outcome import Outcome
 
@@ -15,18 +15,28 @@ DESCRIPTIONS: Final = frozenset({"exception", "message", "keylime_err", "keylime
 """Texts and class names in which the incumbent explained itself: there for readers, not outputs."""
 
 
-def differences(expected: Mapping[str, Any], outcome: Outcome) -> list[str]:
-    """Return in which points ``outcome`` is not what was ``expected``, one line each."""
+class Difference(NamedTuple):
+    """A point in which an outcome is not what was expected."""
+
+    value: str
+    """Name of the expected value."""
+    text: str
+    """One line for people."""
+
+
+def differences(expected: Mapping[str, Any], outcome: Outcome) -> list[Difference]:
+    """Return in which points ``outcome`` is not what was ``expected``."""
     given: dict[str, object] = {**outcome.values, "verdict": outcome.verdict}
     if outcome.event_ids is not None:
         given["event_ids"] = outcome.event_ids
-    return _result(expected, _as_json(given), "")
+    ours = _as_json(given)
+    return [Difference(name, text) for name, value in expected.items() for text in _result({name: value}, ours, "")]
 
 
 def _result(expected: Mapping[str, Any], given: Any, place: str) -> list[str]:
     """Compare what ``expected`` names; other outputs of ours are not asked for."""
     if not isinstance(given, dict):
-        return [f"{place or 'the outcome'}: expected a result, got {_shown(given)}"]
+        return [f"{place}: expected a result, got {_shown(given)}"]
     found = []
     for name, value in expected.items():
         where = f"{place}{name}"

@@ -10,7 +10,7 @@ from typing import Any, Final
 import re2
 
 FILE: Final = Path(__file__).with_name("deviations.toml")
-_KEYS: Final = {"category", "case", "pattern", "reason", "right"}
+_KEYS: Final = {"category", "case", "pattern", "value", "reason", "right"}
 
 
 class DeviationsError(Exception):
@@ -26,10 +26,16 @@ class Deviation:
     """The id of a case, or empty."""
     pattern: str
     """An RE2 expression that matches the whole id of each case, or empty."""
+    value: str
+    """The expected value that is wrong; empty when all are."""
     reason: str
     """Why the expected value is wrong."""
     right: str
     """What is right."""
+
+    def excuses(self, value: str) -> bool:
+        """Return whether this row is about the expected ``value``; empty for a case that can not run at all."""
+        return self.value in ("", value)
 
     def matches(self, category: str, case_id: str) -> bool:
         """Return whether this row is about the case."""
@@ -69,4 +75,4 @@ def _row(row: Any, place: str) -> Deviation:
             raise DeviationsError(f"{place}: {pattern!r} is not an RE2 expression") from error
         if loose:
             raise DeviationsError(f"{place}: {pattern!r} excuses any case of {row['category']}")
-    return Deviation(row["category"], row.get("case", ""), pattern, row["reason"], row["right"])
+    return Deviation(row["category"], row.get("case", ""), pattern, row.get("value", ""), row["reason"], row["right"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.conformance.compare import VERDICTS, differences
+from tests.conformance.compare import VERDICTS, Difference, differences
 from tests.conformance.deviations import Deviation
 from tests.conformance.outcome import CannotRunError, Outcome
 
@@ -118,26 +118,29 @@ def _run_category(
     name: str, cases: Iterable[Case], folder: Path, adapter: Adapter, deviations: Sequence[Deviation], used: set[Deviation]
 ) -> Iterable[Result]:
     for case in cases:
-        status, details = run_case(case, folder, adapter)
-        excuses = [row for row in deviations if row.matches(name, str(case["id"]))]
-        if status is not Status.AGREE and excuses:
-            used.update(excuses)
-            status, details = Status.EXCUSED, (excuses[0].reason, *details)
-        yield Result(name, str(case["id"]), status, details)
+        case_id = str(case["id"])
+        status, found = run_case(case, folder, adapter)
+        rows = [row for row in deviations if row.matches(name, case_id)]
+        needed = {row for row in rows for item in found if row.excuses(item.value)}
+        used |= needed
+        details = tuple(item.text for item in found)
+        if found and all(any(row.excuses(item.value) for row in rows) for item in found):
+            status, details = Status.EXCUSED, (*sorted(row.reason for row in needed), *details)
+        yield Result(name, case_id, status, details)
 
 
-def run_case(case: Case, folder: Path, adapter: Adapter) -> tuple[Status, tuple[str, ...]]:
-    """Return how one case comes out, and the details."""
+def run_case(case: Case, folder: Path, adapter: Adapter) -> tuple[Status, tuple[Difference, ...]]:
+    """Return how one case comes out, and in which points it is not good."""
     expected = case.get("expected")
     # An oracle without values would agree with anything.
     if not isinstance(expected, dict) or expected.get("verdict") not in VERDICTS:
-        return Status.CANNOT_RUN, ("the case expects no verdict: it is an oracle without values",)
+        return Status.CANNOT_RUN, (Difference("", "the case expects no verdict: it is an oracle without values"),)
     try:
         found = differences(expected, adapter(case, folder))
     except CannotRunError as error:
-        return Status.CANNOT_RUN, (str(error),)
+        return Status.CANNOT_RUN, (Difference("", str(error)),)
     except Exception as error:  # whatever an adapter raises, the other cases are still run and this one counts as a failure
-        return Status.CANNOT_RUN, (f"{type(error).__name__}: {error}",)
+        return Status.CANNOT_RUN, (Difference("", f"{type(error).__name__}: {error}"),)
     return (Status.DIFFER, tuple(found)) if found else (Status.AGREE, ())
 
 
