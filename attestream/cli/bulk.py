@@ -91,10 +91,10 @@ def send(session: Session, commands: list[Command], done: str, *, as_json: bool)
             }
         )
     else:
-        if report.done:
-            output.line(
-                f"{done} {report.done[0]}" if len(commands) == 1 else f"{done} {len(report.done)} of {len(commands)}"
-            )
+        if len(commands) > 1:
+            output.line(f"{done} {len(report.done)} of {len(commands)}")
+        elif report.done:
+            output.line(f"{done} {report.done[0]}")
         _print_failures(failed, of=len(commands))
     if not failed:
         return exits.OK

@@ -115,9 +115,12 @@ async def test_from_enrolment_to_revocation(attestream, fleet, tmp_path: Path) -
     assert "web.1" in human.out
     assert "/usr/bin/evil" in human.out
 
-    status = await attestream("status", "--json")
+    async def settled() -> Any:
+        found = await attestream("status", "--json")
+        return found if sum(len(worker["partitions"]) for worker in found.json["workers"]) == 64 else None
+
+    status = await until(settled)
     assert status.code == 0
-    assert sum(len(worker["partitions"]) for worker in status.json["workers"]) == 64
     assert status.json["standings"]["failed"] == 1
     assert revoked.json["key_id"] in status.json["notifier_keys"]
     assert "NO ANSWER" not in (await attestream("status")).out
