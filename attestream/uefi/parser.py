@@ -24,6 +24,8 @@ _NUMBER32: Final = Struct("<I")
 _SHA1: Final = 0x0004
 _KNOWN_SIZES: Final = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32, 0x0027: 32, 0x0028: 48, 0x0029: 64}
 _AGILE_SIGNATURE: Final = b"Spec ID Event03\0"
+_HEADER_PLACES: Final = (0, 1)
+"""PCR 0; measurement register 1 in the CCEL table of a TDX guest."""
 _PADDING: Final = (0x00, 0xFF)
 
 
@@ -57,7 +59,7 @@ def _parse_legacy(data: bytes, *, padded: bool) -> EventLog:
         event, after = _legacy_event(data, at, len(events))
         if not any(data[at : at + _LEGACY.size]):
             raise MalformedError(f"event {len(events)} of the event log, at byte {at}, is empty")
-        _check_place(event, padded=padded)
+        _check_place(event)
         events.append(event)
         at = after
     return EventLog(None, None, tuple(events), at, 0)
@@ -76,8 +78,8 @@ def _legacy_event(data: bytes, at: int, number: int) -> tuple[Event, int]:
 
 def _parse_spec_id(event: Event) -> SpecId:
     body = event.data
-    if event.pcr != 0 or any(event.digests[0].value):
-        raise MalformedError("the event log's header has a PCR index or digest that is not zero")
+    if event.pcr not in _HEADER_PLACES or any(event.digests[0].value):
+        raise MalformedError(f"the event log's header names PCR {event.pcr} or has a digest that is not zero")
     if len(body) < _SPEC_ID.size:
         raise MalformedError(f"the event log's header has {len(body)} bytes; at least {_SPEC_ID.size} are needed")
     signature, platform, minor, major, errata, uintn, count = _SPEC_ID.unpack_from(body)
@@ -124,7 +126,7 @@ def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded
             raise _truncated(number, at, total)
         event = Event(number, at, pcr, kind, digests, data[start:end])
         if pcr >= PCR_COUNT or number >= MAX_EVENTS:
-            _check_place(event, padded=padded)
+            _check_place(event)
         events.append(event)
         at = end
     return EventLog(spec_id, header, tuple(events), at, 0)
@@ -151,11 +153,11 @@ def _digests(data: bytes, at: int, number: int, count: int, sizes: dict[int, int
     return tuple(found), at
 
 
-def _check_place(event: Event, *, padded: bool) -> None:
+def _check_place(event: Event) -> None:
     if event.number >= MAX_EVENTS:
         raise TooLargeError(f"the event log has more than {MAX_EVENTS} events")
-    informative = padded and event.kind == NO_ACTION
-    if event.pcr >= PCR_COUNT and not informative:
+    # Windows ends its part of the log with EV_NO_ACTION events in PCR 0xFFFFFFFF, which are never extended.
+    if event.pcr >= PCR_COUNT and event.kind != NO_ACTION:
         raise MalformedError(
             f"event {event.number} of the event log, at byte {event.offset}, names PCR {event.pcr}, which no TPM has"
         )

@@ -13,14 +13,17 @@ from typing import Any, Final, NamedTuple
 
 from attestream.errors import MalformedError
 from attestream.uefi.kinds import EFI_HCRTM_EVENT, NO_ACTION
-from attestream.uefi.log import EventLog
+from attestream.uefi.log import PCR_COUNT, EventLog
 
 STARTUP_LOCALITY: Final = b"StartupLocality\0"
 """Signature of the EV_NO_ACTION event that tells at which locality TPM2_Startup was called."""
 _LOCALITIES: Final = frozenset({0, 3, 4})
 _HCRTM_LOCALITY: Final = 4
+_DYNAMIC_LAUNCH: Final = range(17, 23)
 BANKS: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512", 0x0012: "sm3_256"}
 """TPM_ALG_ID -> name of the bank, as in ``pcrs`` of a replay."""
+BANK_IDS: Final = {name: algorithm for algorithm, name in BANKS.items()}
+"""Name of a bank -> TPM_ALG_ID."""
 _HASHERS: Final[dict[str, Callable[..., Any]]] = {
     "sha1": partial(hashlib.sha1, usedforsecurity=False),
     "sha256": hashlib.sha256,
@@ -65,7 +68,7 @@ def _replay_bank(
     start = {0: bytes(size - 1) + bytes([locality])}
     values: dict[int, bytes] = {}
     for _number, _offset, pcr, kind, digests, _data in log.events:
-        if kind == NO_ACTION and not informative:
+        if kind == NO_ACTION and not (informative and pcr < PCR_COUNT):
             continue
         for found, digest in digests:
             if found == algorithm:
@@ -117,16 +120,23 @@ def startup_locality(log: EventLog) -> int:
     return _HCRTM_LOCALITY if hcrtm else 0
 
 
-def differing_pcrs(values: Mapping[int, bytes], quoted: Mapping[int, bytes], wanted: Iterable[int]) -> tuple[int, ...]:
-    """Return those PCRs of ``wanted`` whose replayed value in ``values`` is not the quoted one, or is missing on a side.
+def reset_value(pcr: int, size: int) -> bytes:
+    """Return what ``pcr`` holds before anything is extended: ones in those of dynamic launches, zeros in the others.
 
-    A PCR without events in the log must have its reset value in the quote: all zero.
+    Source: PC Client Platform TPM Profile 1.06, section 4.6.2.
+    """
+    return (b"\xff" if pcr in _DYNAMIC_LAUNCH else b"\0") * size
+
+
+def differing_pcrs(values: Mapping[int, bytes], quoted: Mapping[int, bytes], wanted: Iterable[int]) -> tuple[int, ...]:
+    """Return those PCRs of ``wanted`` whose value in ``values``, of one bank's replay, is not that in ``quoted``.
+
+    A PCR without events in the log must have its reset value; one that is not quoted differs.
     """
     different: list[int] = []
     for pcr in wanted:
-        expected = values.get(pcr)
         actual = quoted.get(pcr)
-        if actual is None or (actual != expected if expected is not None else any(actual)):
+        if actual is None or actual != (values.get(pcr) or reset_value(pcr, len(actual))):
             different.append(pcr)
     return tuple(different)
 

@@ -1,0 +1,171 @@
+"""What proven events of a boot say. Each claim names its event by number, as in the log.
+
+A digest is that of the bank that the claims were drawn from. Where a field is only the log's word, its description says
+so: the PCRs prove what was measured, and the measurement does not always cover all that an event carries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attestream.uefi.signatures import SignatureList
+from attestream.uefi.variables import LoadOption
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Base of all claims."""
+
+    event: int
+    pcr: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecureBoot(Claim):
+    """The firmware's SecureBoot variable: whether it checks signatures of what it starts."""
+
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureDatabase(Claim):
+    """A UEFI key or signature database: PK, KEK, db, dbx, dbt or dbr."""
+
+    name: str
+    lists: tuple[SignatureList, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigVariable(Claim):
+    """Another variable that the firmware measures as Secure Boot configuration, for example DeployedMode."""
+
+    vendor: str
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Authority(Claim):
+    """The entry of a database by which an image was accepted; ``name`` says whose: db, Shim, MokList, vendor_db."""
+
+    vendor: str
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOwnerKeys(Claim):
+    """What shim measures of its own key lists. ``name`` (MokList, MokListX, MokListTrusted ...) is only the log's word.
+
+    ``enabled`` is known for one-byte switches, whose two possible values are tried against the digest.
+    """
+
+    name: str
+    digest: bytes
+    enabled: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLoad(Claim):
+    """A PE image that was started or a driver that was loaded: its Authenticode digest.
+
+    ``path`` is the text of its device path and only the log's word.
+    """
+
+    kind: str
+    digest: bytes
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware(Claim):
+    """Code or data of the platform, by digest: a firmware volume, tables, microcode. ``kind`` is the event type."""
+
+    kind: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareVersion(Claim):
+    """The version string of the core root of trust of measurement (EV_S_CRTM_VERSION)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Separator(Claim):
+    """The line between firmware and operating system in a PCR. ``error`` tells that the firmware measured a failure."""
+
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Claim):
+    """Something that the firmware did, in its own words (EV_ACTION, EV_EFI_ACTION)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootOrder(Claim):
+    """The order in which the firmware tries boot options. Without ``name_proven`` that it is the order is the log's word."""
+
+    entries: tuple[str, ...]
+    name_proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BootOption(Claim):
+    """A Boot#### variable. Without ``name_proven`` its number is only the log's word."""
+
+    name: str
+    option: LoadOption
+    name_proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTable(Claim):
+    """The GUID partition table of the boot disk, by the disk's GUID."""
+
+    disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootCommand(Claim):
+    """A command that GRUB ran, or a command line that it passed on. ``label`` (grub_cmd ...) is the log's word."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCommandLine(Claim):
+    """The kernel's command line, as ``source`` measured it: grub, systemd or linux."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFile(Claim):
+    """A file that the boot loader read, by the digest of its content. ``name`` is only the log's word."""
+
+    name: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSection(Claim):
+    """A section of a unified kernel image that systemd-stub measured: its proven name, and the digest of its content."""
+
+    name: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedEvent(Claim):
+    """An EV_EVENT_TAG event of a boot loader or kernel, by digest. ``tag`` and ``text`` are only the log's word."""
+
+    tag: int
+    text: str
+    digest: bytes
