@@ -60,22 +60,26 @@ def appraise(
     :param now: reference time, Unix time in milliseconds.
     :param memo: parsed log entries of the fleet; only saves time.
     """
-    findings = Collector()
-    quote = _authenticate(evidence, agent_id, ak, state, findings)
+    findings = Collector(policy.severities)
+    quote = _authenticate(evidence, agent_id, ak, policy, state, findings)
     if quote is None:
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(state))
     if _is_known(evidence, quote, policy, state):
         return Appraisal(Verdict.PASS, (), _with_clock(state, quote))
     note_boot(quote.clock, quote.firmware, state, findings)
+    if findings.failed:  # only where the policy makes a failure of it
+        return Appraisal(Verdict.FAIL, findings.all(), _started_over(_with_clock(state, quote)))
     return _appraise_claims(evidence, quote, policy, state, findings, memo)
 
 
-def _authenticate(evidence: Evidence, agent_id: str, ak: Public, state: AttesterState, findings: Collector) -> Quote | None:
+def _authenticate(
+    evidence: Evidence, agent_id: str, ak: Public, policy: CompiledPolicy, state: AttesterState, findings: Collector
+) -> Quote | None:
     if evidence.agent_id != agent_id:
         findings.add("identity.agent-mismatch")
         return None
     try:
-        quote = verify_quote_signature(ak, evidence.quote, evidence.signature)
+        quote = verify_quote_signature(ak, evidence.quote, evidence.signature, allow_sha1=policy.allow_sha1)
     except SignatureError as error:
         findings.add("quote.signature-invalid", "", f"The enrolled attestation key did not sign the quote: {error.message}.")
         return None
@@ -147,7 +151,8 @@ def _appraise_claims(
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
     if not complete:
         return Appraisal(Verdict.AGAIN, findings.all(), base)
-    known = quote.pcr_digest if quote.selection == policy.signed_selection else b""
+    # What a policy lets pass with a warning is said each time: such PCR values never become the known ones.
+    known = quote.pcr_digest if quote.selection == policy.signed_selection and not findings.of_layer("boot") else b""
     return Appraisal(Verdict.PASS, findings.all(), msgspec.structs.replace(base, pcr_digest=known))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from attestream.appraisal.findings import FAILURE, FINDINGS, finding
@@ -12,11 +13,15 @@ MAX_FINDINGS: Final = 64
 
 
 class Collector:
-    """Gathers findings; those that end trust are listed first and are never crowded out by the others."""
+    """Gathers findings; those that end trust are listed first and are never crowded out by the others.
 
-    __slots__ = ("_count", "_failures", "_others")
+    :param severities: code -> severity where a policy changes it, see :mod:`attestream.appraisal.severity`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_count", "_failures", "_others", "_severities")
+
+    def __init__(self, severities: Mapping[str, str] | None = None) -> None:
+        self._severities = severities or {}
         self._failures: list[Finding] = []
         self._others: list[Finding] = []
         self._count = 0
@@ -29,9 +34,14 @@ class Collector:
     def add(self, code: str, culprit: str = "", message: str = "") -> None:
         """Add the finding ``code``; arguments as of :func:`attestream.appraisal.findings.finding`."""
         self._count += 1
-        kept = self._failures if FINDINGS[code].severity == FAILURE else self._others
+        severity = self._severities.get(code) or FINDINGS[code].severity
+        kept = self._failures if severity == FAILURE else self._others
         if len(kept) < MAX_FINDINGS:
-            kept.append(finding(code, culprit, message))
+            kept.append(finding(code, culprit, message, severity))
+
+    def of_layer(self, layer: str) -> bool:
+        """Return whether there is a finding of ``layer``."""
+        return any(found.layer == layer for found in (*self._failures, *self._others))
 
     def all(self) -> tuple[Finding, ...]:
         """Return at most :data:`MAX_FINDINGS` findings, and one more that counts the rest when there is a rest."""

@@ -170,18 +170,19 @@ FINDINGS: Final = {kind.code: kind for kind in _KINDS}
 """Code -> meaning, in the order of the documentation."""
 
 
-def finding(code: str, culprit: str = "", message: str = "") -> Finding:
+def finding(code: str, culprit: str = "", message: str = "", severity: str = "") -> Finding:
     """Return the finding ``code`` about ``culprit``.
 
     :param culprit: safe to print: see :func:`attestream.appraisal.text.printable`.
     :param message: a sentence instead of the code's summary.
+    :param severity: another one than the code's own, see :mod:`attestream.appraisal.severity`.
     :raises KeyError: when the code is not in the registry.
     """
     kind = FINDINGS[code]
     return Finding(
         code=code,
         layer=kind.layer,
-        severity=kind.severity,
+        severity=severity or kind.severity,
         culprit=culprit,
         message=message or kind.summary,
         remedy=kind.remedy,

@@ -8,11 +8,14 @@ The document is JSON::
      "pcrs": {"0": ["<hex>", ...], "7": [...]},
      "runtime": {"digests": {"/usr/bin/ls": ["sha256:<hex>", ...], "boot_aggregate": [...]},
                  "excludes": ["/tmp/.*"]},
-     "recovery": "operator"}
+     "recovery": "operator",
+     "severities": [{"code": "boot[.]pcr-value", "severity": "warning"}],
+     "allow_sha1": false}
 
 ``pcrs`` and ``runtime`` are optional, but one of them is needed. A PCR may have any of the listed values. ``excludes`` are
 RE2 expressions that must match the whole path. ``recovery``: who ends a failure, the ``operator`` or the next good appraisal
-(``automatic``).
+(``automatic``). ``severities``: see :mod:`attestream.appraisal.severity`. ``allow_sha1`` lets quotes be signed with
+SHA-1 and the ``bank`` be ``sha1``, for TPMs that have nothing better.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import re2
 
+from attestream.appraisal.severity import compile_severities
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.ima.digests import digest_field, digest_text
@@ -44,6 +48,7 @@ MAX_EXPRESSION: Final = 1024
 """Characters of one exclude."""
 PCRS: Final = 24
 
+_OPTIONAL: Final = {"description", "pcrs", "runtime", "recovery", "severities", "allow_sha1"}
 _WEAK: Final = frozenset({"md4", "md5", "rmd128", "tgr128"})
 
 
@@ -83,6 +88,9 @@ class CompiledPolicy:
     recovery: str
     entries: int
     """Number of reference values."""
+    severities: Mapping[str, str] = field(default_factory=dict)
+    """Code -> severity of findings where the policy changes it."""
+    allow_sha1: bool = False
 
 
 def compile_policy(document: bytes) -> CompiledPolicy:
@@ -91,10 +99,13 @@ def compile_policy(document: bytes) -> CompiledPolicy:
     :raises PolicyError: when it is not valid; the message names the place.
     """
     top = _load(document)
-    _check_keys(top, "the document", {"format", "bank"}, {"description", "pcrs", "runtime", "recovery"})
+    _check_keys(top, "the document", {"format", "bank"}, _OPTIONAL)
     if top["format"] != FORMAT:
         raise PolicyError(f"format: this is {_shown(top['format'])}; {FORMAT!r} is understood")
-    bank = _choice(top["bank"], "bank", BANKS)
+    allow_sha1 = top.get("allow_sha1", False)
+    if not isinstance(allow_sha1, bool):
+        raise PolicyError("allow_sha1: must be true or false")
+    bank = _choice(top["bank"], "bank", ("sha1", *BANKS) if allow_sha1 else BANKS)
     recovery = _choice(top.get("recovery", "operator"), "recovery", RECOVERIES)
     if not isinstance(top.get("description", ""), str):
         raise PolicyError("description: must be a string")
@@ -112,6 +123,8 @@ def compile_policy(document: bytes) -> CompiledPolicy:
         runtime=runtime,
         recovery=recovery,
         entries=files + sum(map(len, pcrs.values())),
+        severities=compile_severities(top.get("severities", [])),
+        allow_sha1=allow_sha1,
     )
 
 

@@ -30,8 +30,6 @@ MAX_PART: Final = 64 * 1024
 class QuoteRefusedError(RefusedError):
     """A quote that proves nothing."""
 
-    code = "quote-refused"
-
     def __init__(self, found: Finding) -> None:
         super().__init__(found.message, remedy=found.remedy)
         self.finding = found
