@@ -87,7 +87,12 @@ class Observer:
 
         :raises AssertionError: when that does not come to pass.
         """
-        failed = await self.record(EventKind.FAILED)
+
+        async def failures() -> list[Event]:
+            events = await self.record(EventKind.FAILED)
+            return events if len(events) >= len(bad) else []
+
+        failed: list[Event] = await eventually(failures, PATIENCE_S)
         assert sorted(event.agent_id for event in failed) == sorted(bad)
 
         async def revoked() -> bool:

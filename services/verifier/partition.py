@@ -103,7 +103,7 @@ class Partition:
                 self._command,
                 filters=[subjects.command_partition(index)],
                 batch=COMMAND_BATCH,
-                max_ack_pending=COMMAND_BATCH,
+                max_ack_pending=1,
                 ack_wait_s=ACK_WAIT_S,
             ),
         )

@@ -50,7 +50,7 @@ class Worker:
         self._closing: dict[int, asyncio.Task[None]] = {}
         self._owned: set[int] = set()
         """Partitions that this worker had when the bus was there last."""
-        self._returned = False
+        self._returned = asyncio.Event()
         self._wait_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._roster: dict[str, Attester] = {}
@@ -102,6 +102,7 @@ class Worker:
                 group.create_task(self.scheduler.run())
                 group.create_task(self._stay_alive())
                 group.create_task(self._take_part())
+                group.create_task(self._recover())
         finally:
             forget()
 
@@ -130,26 +131,27 @@ class Worker:
     async def _take_part(self) -> None:
         while True:
             try:
-                if self._returned:
-                    await self._recover()
                 await self._turn()
             except AttestreamError as error:
                 log.warning("no partition is taken for now: %s", error.message)
             await asyncio.sleep(LOOK_S)
 
     async def _reconnected(self) -> None:
-        self._returned = True
         self._wait_until = boot_clock() + self._settings.partition_lease_s
+        self._returned.set()
 
     async def _recover(self) -> None:
-        """Set up again what the bus may have lost: buckets in memory, and what was on its way here."""
-        self._returned = False
-        try:
-            await ensure_topology(self._bus)
-            await asyncio.gather(*(partition.consume_anew() for partition in list(self._partitions.values())))
-        except AttestreamError:
-            self._returned = True
-            raise
+        """Set up again what the bus has lost each time that it was gone: buckets in memory, and what was on its way."""
+        while True:
+            await self._returned.wait()
+            self._returned.clear()
+            try:
+                await ensure_topology(self._bus)
+                await asyncio.gather(*(partition.consume_anew() for partition in list(self._partitions.values())))
+            except AttestreamError as error:
+                log.warning("the bus is not whole yet: %s", error.message)
+                self._returned.set()
+                await asyncio.sleep(LOOK_S)
 
     async def _turn(self) -> None:
         alive = await keyvalue.entries(self._bus, topology.WORKERS.name)
