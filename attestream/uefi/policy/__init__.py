@@ -1,0 +1,23 @@
+"""Boot policies: which event logs are good.
+
+A policy turns a reference state into one :class:`~attestream.uefi.policy.logic.Test`, which is put together from the tests
+of this package: :mod:`~attestream.uefi.policy.logic` (and, or, once), :mod:`~attestream.uefi.policy.structure` (fields and
+lists), :mod:`~attestream.uefi.policy.values` (numbers and text), :mod:`~attestream.uefi.policy.delayed` (gather now, judge
+at the end), :mod:`~attestream.uefi.policy.measured` (digests, separators, actions) and
+:mod:`~attestream.uefi.policy.keys` (UEFI variables and signature lists). The test is applied to the dictionary form of a log
+(:mod:`attestream.uefi.dictionary`).
+
+Own policies are Python modules with ``BOOT_POLICIES``, a list of :class:`~attestream.uefi.policy.policies.BootPolicy`::
+
+    class QuietBoot(BootPolicy):
+        name = "quiet-boot"
+        pcrs = frozenset({8})
+
+        def test_for(self, reference):
+            last = DelayToFields(FieldsTest(lines=TupleTest(RegExp(reference["line"]))), "lines")
+            by_event = Dispatcher(("PCRIndex", "EventType"))
+            by_event.set((8, "EV_IPL"), FieldTest("Event", FieldTest("String", last.get("lines"))))
+            return FieldTest("events", And(last.get_initializer(), IterateTest(by_event, show_elt=True), last))
+
+    BOOT_POLICIES = [QuietBoot()]
+"""
