@@ -88,11 +88,11 @@ class Pool:
         """The cluster secret, for tests that forge."""
         return self._secret
 
-    async def start(self, name: str) -> Worker:
-        """Start a worker."""
+    async def start(self, name: str, clock: Callable[[], int] = unix_ms) -> Worker:
+        """Start a worker that reads the time from ``clock``."""
         await migrate(self.engine, "services.verifier.migrations")
         bus = await connect(BusSettings(urls=[self._bus_url], name=name, reconnect_spread_s=0.1))
-        worker = Worker(bus, self.store, msgspec.structs.replace(self._settings, worker_id=name), self._secret, unix_ms)
+        worker = Worker(bus, self.store, msgspec.structs.replace(self._settings, worker_id=name), self._secret, clock)
         await Queries(bus, self.store, worker).serve()
         self._workers[name] = (worker, bus, asyncio.create_task(worker.run()))
         return worker

@@ -112,9 +112,11 @@ class Store:
         upsert = statement.on_conflict_do_update(
             index_elements=[ATTESTERS.c.agent_id], set_=changed, where=ATTESTERS.c.fence <= statement.excluded.fence
         )
+        # In one order for everybody: two owners that lock the same rows crosswise would end in a deadlock.
+        ordered = [msgspec.structs.asdict(row) for row in sorted(rows, key=lambda row: row.agent_id)]
         async with transaction(self._engine) as connection:
-            for start in range(0, len(rows), BATCH):
-                await connection.execute(upsert, [msgspec.structs.asdict(row) for row in rows[start : start + BATCH]])
+            for start in range(0, len(ordered), BATCH):
+                await connection.execute(upsert, ordered[start : start + BATCH])
 
     async def delete(self, agent_id: str, fence: int) -> None:
         """Remove the row of ``agent_id`` unless a newer fence has written it."""

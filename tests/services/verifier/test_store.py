@@ -1,0 +1,92 @@
+"""The fence in the database, on SQLite and on PostgreSQL: rows of an overtaken owner change nothing."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from attestream.database import migrate, open_engine
+from services.verifier.store import BATCH, Row, Store, pack_findings
+
+
+def a_row(agent_id="a", **changes):
+    row = Row(
+        agent_id=agent_id,
+        partition=7,
+        fence=10,
+        policy="base@1",
+        interval_ms=1000,
+        lease_ms=30_000,
+        enrolment=1,
+        identity=b"identity",
+        standing="trusted",
+        state=b"state",
+        accepted=1_800_000_000_000,
+        incarnation="i",
+        event_number=2,
+        last_command="c",
+        last_at=1_800_000_000_000,
+        findings=pack_findings([]),
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+@pytest.fixture
+async def engine(database_url):
+    engine = open_engine(database_url)
+    await migrate(engine, "services.verifier.migrations")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def store(engine):
+    return Store(engine)
+
+
+async def test_a_row_is_kept_as_it_was_saved(store):
+    await store.save([a_row()])
+    assert await store.agent("a") == a_row()
+    assert await store.partition(7) == [a_row()]
+    assert await store.partition(8) == []
+    assert await store.agent("b") is None
+
+
+async def test_the_same_or_a_newer_fence_writes(store):
+    await store.save([a_row()])
+    await store.save([a_row(standing="failed")])
+    assert (await store.agent("a")).standing == "failed"
+    await store.save([a_row(fence=11, standing="pending")])
+    assert await store.agent("a") == a_row(fence=11, standing="pending")
+
+
+async def test_an_older_fence_writes_nothing_and_spoils_nothing_beside_it(store):
+    await store.save([a_row("a", fence=11), a_row("b", fence=9)])
+    await store.save([a_row("a", fence=10, standing="failed"), a_row("b", fence=10, standing="failed")])
+    assert await store.agent("a") == a_row("a", fence=11)
+    assert await store.agent("b") == a_row("b", fence=10, standing="failed")
+
+
+async def test_an_older_fence_deletes_nothing(store):
+    await store.save([a_row()])
+    await store.delete("a", 9)
+    assert await store.agent("a") == a_row()
+    await store.delete("a", 10)
+    assert await store.agent("a") is None
+
+
+async def test_owners_that_write_at_the_same_time_leave_the_newest(engine):
+    fences = [10, 13, 11, 12, 14]
+    ids = [f"agent-{number:03}" for number in range(50)]
+    # Each in another order: rows that are locked crosswise must not end in a deadlock.
+    batches = [ids[fence:] + ids[:fence] for fence in fences]
+    saves = [[a_row(id_, fence=fence) for id_ in batch] for fence, batch in zip(fences, batches, strict=True)]
+    await asyncio.gather(*(Store(engine).save(rows) for rows in saves))
+    assert {row.fence for row in await Store(engine).partition(7)} == {14}
+
+
+async def test_more_rows_than_one_statement_holds(store):
+    await store.save([a_row(f"agent-{number:04}") for number in range(2 * BATCH + 1)])
+    assert len(await store.partition(7)) == 2 * BATCH + 1
+    page = await store.page("agent-0499", 3)
+    assert [row.agent_id for row in page] == ["agent-0500", "agent-0501", "agent-0502"]
