@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
+from attestream.uefi.guid import CERT_SHA256, CERT_X509, GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK
 from attestream.uefi.policy.delayed import DelayToFields
 from attestream.uefi.policy.keys import (
     KeySubset,
@@ -26,11 +27,6 @@ from attestream.uefi.policy.reference import Kernel, ReferenceState
 from attestream.uefi.policy.structure import Dispatcher, FieldsTest, FieldTest, IterateTest, TupleTest
 from attestream.uefi.policy.values import RegExp, StringEqual
 
-_GLOBAL_VARIABLE: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-_IMAGE_SECURITY: Final = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
-_SHIM_LOCK: Final = "605dab50-e046-4300-abb6-3dd810dd8b23"
-_X509: Final = "a5c059a1-94e4-4aa7-87b5-ab155c2bf072"
-_SHA256: Final = "c1c41626-504c-4092-aca9-41f936934328"
 _COMMAND_LINE: Final = "kernel_cmdline: "
 _PLATFORM_FLAGS: Final = 4
 """EV_PLATFORM_CONFIG_FLAGS events that EDK II may measure; there is no source of reference values for them."""
@@ -101,7 +97,7 @@ def _add_firmware(events: Dispatcher, booted: DelayToFields) -> None:
         events.set((0, volume), booted.get("platform_firmware_blobs"))
     events.set((2, "EV_EFI_BOOT_SERVICES_DRIVER"), AcceptAll())
     boot_variable = RegExp("BootOrder|Boot[0-9a-fA-F]+")
-    by_guid = (VariableTest(guid, boot_variable, AcceptAll()) for guid in _spellings(_GLOBAL_VARIABLE))
+    by_guid = (VariableTest(guid, boot_variable, AcceptAll()) for guid in _spellings(GLOBAL_VARIABLE))
     events.set((1, "EV_EFI_VARIABLE_BOOT"), Or(*by_guid))
     events.set((1, "EV_PLATFORM_CONFIG_FLAGS"), Or(*(OnceTest(AcceptAll()) for _ in range(_PLATFORM_FLAGS))))
     for pcr in (1, 4, 5):
@@ -114,23 +110,28 @@ def _add_firmware(events: Dispatcher, booted: DelayToFields) -> None:
 def _add_variables(events: Dispatcher, reference: ReferenceState) -> None:
     """Add the state of Secure Boot, its keys (PCR 7), and which of them were used."""
     driver_config = VariableDispatch()
-    _set(driver_config, _GLOBAL_VARIABLE, "SecureBoot", _switch("Yes" if reference.secure_boot else "No"))
+    _set(driver_config, GLOBAL_VARIABLE, "SecureBoot", _switch("Yes" if reference.secure_boot else "No"))
     for name in ("PK", "KEK"):
-        _set(driver_config, _GLOBAL_VARIABLE, name, _allowed_keys(reference, name.lower(), _X509))
+        _set(driver_config, GLOBAL_VARIABLE, name, _allowed_keys(reference, name.lower(), CERT_X509))
     for name in ("db", "vendor_db"):
-        _set(driver_config, _IMAGE_SECURITY, name, _allowed_keys(reference, name, _X509, _SHA256))
-    _set(driver_config, _IMAGE_SECURITY, "dbx", _required_keys(reference))
+        _set(driver_config, IMAGE_SECURITY_DATABASE, name, _allowed_keys(reference, name, CERT_X509, CERT_SHA256))
+    _set(driver_config, IMAGE_SECURITY_DATABASE, "dbx", _required_keys(reference))
     events.set((7, "EV_EFI_VARIABLE_DRIVER_CONFIG"), driver_config)
 
     authority = VariableDispatch()
     # The certificate that shim was verified with: shim is known by its digest.
-    _set(authority, _IMAGE_SECURITY, "db", OnceTest(AcceptAll()))
+    _set(authority, IMAGE_SECURITY_DATABASE, "db", OnceTest(AcceptAll()))
     vendor_keys = IterateTest(SignatureSetMember(reference.keys["vendor_db"]))
-    _set(authority, _IMAGE_SECURITY, "vendor_db", OnceTest(AcceptAll() if _unused(reference, "vendor_db") else vendor_keys))
+    _set(
+        authority,
+        IMAGE_SECURITY_DATABASE,
+        "vendor_db",
+        OnceTest(AcceptAll() if _unused(reference, "vendor_db") else vendor_keys),
+    )
     for name in ("SbatLevel", "Shim"):
-        _set(authority, _SHIM_LOCK, name, OnceTest(AcceptAll()))
-    authority.set(_SHIM_LOCK, "MokListTrusted", OnceTest(Or(_switch("Yes"), _switch("No"))))
-    authority.set(_SHIM_LOCK, "MokListRT", OnceTest(AcceptAll()))
+        _set(authority, SHIM_LOCK, name, OnceTest(AcceptAll()))
+    authority.set(SHIM_LOCK, "MokListTrusted", OnceTest(Or(_switch("Yes"), _switch("No"))))
+    authority.set(SHIM_LOCK, "MokListRT", OnceTest(AcceptAll()))
     events.set((7, "EV_EFI_VARIABLE_AUTHORITY"), authority)
 
 
@@ -165,7 +166,7 @@ def _required_keys(reference: ReferenceState) -> Test:
     """Return the test that everything is forbidden that the reference state forbids."""
     if _unused(reference, "dbx"):
         return OnceTest(AcceptAll())
-    return OnceTest(Or(*(KeySuperset(kind, reference.keys["dbx"]) for kind in _spellings(_SHA256))))
+    return OnceTest(Or(*(KeySuperset(kind, reference.keys["dbx"]) for kind in _spellings(CERT_SHA256))))
 
 
 def _add_loaders(events: Dispatcher, booted: DelayToFields, reference: ReferenceState) -> None:
