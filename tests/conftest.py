@@ -20,7 +20,8 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     server = NatsServer(tmp_path / "nats")
     server.start()
     yield server
-    server.stop()
+    # Its store goes with the test: an orderly end, a second or more with many consumers, would be for nothing.
+    server.kill()
 
 
 @pytest.fixture
