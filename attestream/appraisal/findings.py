@@ -46,6 +46,20 @@ _KINDS: Final = (
         _RE_ENROL,
     ),
     Kind(
+        "identity.binding-missing",
+        "identity",
+        FAILURE,
+        "The PCR that binds the agent's transport key was not quoted.",
+        _AGENT,
+    ),
+    Kind(
+        "identity.binding-mismatch",
+        "identity",
+        FAILURE,
+        "The PCR that binds the agent's transport key has another value.",
+        _LOOK,
+    ),
+    Kind(
         "freshness.unanswered",
         "quote",
         WARNING,
