@@ -40,6 +40,7 @@ _ACPI_STRING_NAMES: Final = {
     0x0A0841D0: "PcieRoot({uid})",
     0x0A0941D0: "EmbeddedController()",
 }
+_EXPANDED_STRINGS: Final = 3
 _RAM_DISKS: Final = {
     "77ab535a-45fc-624b-5560-f7b281d1f96e": "VirtualDisk",
     "3d5abd30-4175-87ce-6d64-d2ade523c4bb": "VirtualCD",
@@ -118,11 +119,11 @@ def _acpi(data: bytes) -> str:
 def _acpi_expanded(data: bytes) -> str:
     hid, uid, cid = struct.unpack_from("<III", data)
     strings = [part.decode("ascii", "replace") for part in data[12:].split(b"\0")]
-    hid_text, uid_text, cid_text = (*strings, "", "", "")[:3]
+    if len(strings) < _EXPANDED_STRINGS:
+        return f"AcpiEx(0x{hid:x},0x{cid:x},0x{uid:x})"
+    hid_text, uid_text, cid_text = strings[:_EXPANDED_STRINGS]
     known = _ACPI_STRING_NAMES.get(hid)
-    if known:
-        return known.format(uid=uid_text)
-    return f"AcpiEx({hid_text or f'0x{hid:x}'},{cid_text or f'0x{cid:x}'},{uid_text or f'0x{uid:x}'})"
+    return known.format(uid=uid_text) if known else f"AcpiEx({hid_text},{cid_text},{uid_text})"
 
 
 def _acpi_addresses(data: bytes) -> str:
