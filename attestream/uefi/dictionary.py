@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from attestream.errors import TooLargeError
 from attestream.uefi.contents import event_contents
 from attestream.uefi.kinds import NAMES
 from attestream.uefi.log import Event, EventLog
@@ -16,6 +17,7 @@ from attestream.uefi.parser import parse_log
 from attestream.uefi.replay import replay_as_printed
 
 FORM_VERSION: Final = 2
+MAX_DESCRIBED: Final = 8192
 _ALGORITHM_NAMES: Final = {
     0x0004: "sha1",
     0x000B: "sha256",
@@ -36,6 +38,7 @@ def to_dictionary(log: bytes) -> dict[str, Any]:
     ``pcrs`` maps bank -> PCR index -> value as a number, computed as the tool does: every event is extended, from zero.
     It equals :func:`attestream.uefi.replay.replay` unless the log has EV_NO_ACTION events or a startup locality.
 
+    :raises TooLargeError: when the log is over the bounds of :func:`attestream.uefi.parser.parse_log` or 8,192 events.
     :raises MalformedError: when the log, or an event that the form decodes, is malformed. Padding is not known here:
         zeros behind the last event are events without digests, and 0xFF are an error.
     """
@@ -45,8 +48,11 @@ def to_dictionary(log: bytes) -> dict[str, Any]:
 def describe(parsed: EventLog) -> dict[str, Any]:
     """Return the dictionary form of a parsed log.
 
+    :raises TooLargeError: over 8,192 events: in this form an event takes a kilobyte or more.
     :raises MalformedError: when an event that the form decodes is malformed.
     """
+    if len(parsed.events) > MAX_DESCRIBED:
+        raise TooLargeError(f"the event log has {len(parsed.events)} events; at most {MAX_DESCRIBED} can be described")
     events = [] if parsed.header is None else [_header(parsed, parsed.header)]
     events += [_event(event) for event in parsed.events]
     pcrs = {
