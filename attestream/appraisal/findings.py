@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from attestream.appraisal.boot_findings import BOOT
 from schemas.events import Finding
 
 INFO: Final = "info"
@@ -121,6 +122,7 @@ _KINDS: Final = (
     Kind("quote.values-missing", "quote", WARNING, "PCR values were left out although they are not the known ones.", _RETRY),
     Kind("quote.pcr-digest", "quote", FAILURE, "The claimed PCR values are not those that the TPM signed.", _LOOK),
     Kind("boot.pcr-value", "boot", FAILURE, "A PCR has a value that the policy does not allow.", _LOOK),
+    *(Kind(f"boot.{name}", "boot", severity, summary, remedy) for name, severity, summary, remedy in BOOT),
     Kind(
         "runtime.log-missing",
         "runtime",
