@@ -55,7 +55,10 @@ def load(path: Path = FILE) -> list[Deviation]:
         raise DeviationsError(f"{path.name}: {error}") from error
     if unknown := document.keys() - {"deviation"}:
         raise DeviationsError(f"{path.name}: unknown table {min(unknown)!r}")
-    return [_row(row, f"{path.name}: row {number}") for number, row in enumerate(document.get("deviation", []), 1)]
+    rows = document.get("deviation", [])
+    if not isinstance(rows, list):
+        raise DeviationsError(f"{path.name}: rows begin with [[deviation]]")
+    return [_row(row, f"{path.name}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _row(row: Any, place: str) -> Deviation:

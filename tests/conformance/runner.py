@@ -88,7 +88,11 @@ def run_folder(
             problems.append(problem)
             continue
         ran.add(name)
-        adapter = adapters(name)
+        try:
+            adapter = adapters(name)
+        except Exception as error:  # a broken adapter must not keep the other categories from being run
+            problems.append(f"the adapter of {name} can not be loaded: {type(error).__name__}: {error}")
+            continue
         if adapter is None:
             problems.append(f"category {name} has no adapter: {len(cases)} cases can not run")
             continue
