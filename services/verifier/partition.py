@@ -17,7 +17,7 @@ from attestream.bus.takeover import take_over
 from attestream.config import VerifierConfig
 from attestream.errors import AttestreamError, FencedError, MalformedError
 from schemas import subjects, topology
-from schemas.attestation import ChangeNotice, Evidence, EvidencePart, Hello, Inbound
+from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
 from schemas.base import Decoder, encode
 from schemas.commands import Command, PublishPolicy
 from schemas.events import Event, EventKind, Result, Standing
@@ -34,6 +34,8 @@ from services.verifier.store import Row, Store, unpack_findings
 log = logging.getLogger(__name__)
 
 EVIDENCE_BATCH: Final = 256
+EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
+"""Parts stay unacknowledged until the last has come: there must be room for the largest evidence of several agents."""
 COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
@@ -93,7 +95,7 @@ class Partition:
                 self._evidence,
                 filters=[subjects.evidence_partition(index)],
                 batch=EVIDENCE_BATCH,
-                max_ack_pending=EVIDENCE_BATCH,
+                max_ack_pending=EVIDENCE_UNSETTLED,
                 ack_wait_s=ACK_WAIT_S,
             ),
             Consumer(

@@ -1,11 +1,13 @@
 """Evidence of several parts that can not be dealt with at first comes again as a whole."""
 
+from msgspec.structs import replace
+
 from attestream.bus import jetstream
 from attestream.bus.partitions import partition
 from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
-from schemas.attestation import PART_BYTES
+from schemas.attestation import MAX_PARTS, PART_BYTES, EvidencePart
 from schemas.enrolment import AgentQuery
 from schemas.events import Standing
 from services.agent.evidence import cut
@@ -63,3 +65,40 @@ async def delivered_again(bus):
 async def settled(bus):
     info = await jetstream.call(bus, f"STREAM.INFO.{topology.EVIDENCE.name}")
     return info["state"]["messages"] == 0
+
+
+class CrumblingFleet(SoftFleet):
+    """Cuts the logs of its evidence into as many parts as there may be."""
+
+    async def publish(self, evidence):
+        if evidence.ima is None or len(evidence.ima.data) < MAX_PARTS:
+            await super().publish(evidence)
+            return
+        log = evidence.ima.data
+        size = -(-len(log) // MAX_PARTS)
+        chunks = [log[start : start + size] for start in range(0, len(log), size)]
+        head = replace(evidence, ima=replace(evidence.ima, data=b""), parts=len(chunks))
+        parts = [
+            EvidencePart(agent_id=evidence.agent_id, seq=evidence.seq, index=index, boot=False, data=chunk)
+            for index, chunk in enumerate(chunks)
+        ]
+        for index, message in enumerate([head, *parts]):
+            message_id = f"{evidence.agent_id}:{evidence.seq}:{index}"
+            await self._bus.publish_durable(subjects.evidence(evidence.agent_id), message, message_id=message_id)
+
+
+async def test_the_most_parts_that_are_allowed(pool, tenant, bus):
+    """All of them are unacknowledged until the last has come: the server must give out that many."""
+    fleet = CrumblingFleet(bus, [make_agent("a")])
+    await fleet.start()
+    await fleet.serve_identities()
+    worker = await pool.start("one")
+    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
+    assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
+    await tenant.becomes("a", Standing.TRUSTED)
+    agent = fleet.agents["a"]
+    fleet.agents["a"].run("/tmp/" + "x" * (MAX_PARTS * 15 - 100), digest_of("x"))
+    await fleet.notice("a")
+    await eventually(lambda: worker.attester("a").state.ima_entries == len(agent.log))
+    await eventually(lambda: settled(bus))
+    await fleet.stop()
