@@ -10,8 +10,9 @@ import msgspec
 
 from attestream.appraisal.clock import note_boot, restarted, went_back
 from attestream.appraisal.collector import Collector
+from attestream.appraisal.entries import Trace
 from attestream.appraisal.policy import CompiledPolicy
-from attestream.appraisal.runtime import appraise_log
+from attestream.appraisal.runtime import Context, appraise_log
 from attestream.appraisal.state import AttesterState
 from attestream.errors import MalformedError, SignatureError, UnsupportedError
 from attestream.ima.log import IMA_PCR
@@ -49,6 +50,8 @@ def appraise(
     state: AttesterState,
     now: int,  # noqa: ARG001  # part of the contract: certificates and signatures have lifetimes, quotes have not
     memo: Memo | None = None,
+    boot_aggregates: frozenset[bytes] = frozenset(),
+    trace: Trace | None = None,
 ) -> Appraisal:
     """Return what ``evidence`` says about agent ``agent_id``. Bad evidence raises nothing: everything becomes a finding.
 
@@ -58,7 +61,10 @@ def appraise(
     :param ak: the enrolled attestation key.
     :param state: of the last appraisal, or :func:`attestream.appraisal.state.fresh`.
     :param now: reference time, Unix time in milliseconds.
-    :param memo: parsed log entries of the fleet; only saves time.
+    :param memo: log entries and signatures that were judged before, of all the fleet; only saves time.
+    :param boot_aggregates: allowed as the log's first entry besides the policy's digests: what follows from the boot log,
+        see :func:`attestream.ima.boot_aggregate.boot_aggregates`.
+    :param trace: called with each log entry and the decision about it, with the rule that made it. It makes this slow.
     """
     findings = Collector(policy.severities)
     quote = _authenticate(evidence, agent_id, ak, policy, state, findings)
@@ -69,7 +75,10 @@ def appraise(
     note_boot(quote.clock, quote.firmware, state, findings)
     if findings.failed:  # only where the policy makes a failure of it
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(_with_clock(state, quote)))
-    return _appraise_claims(evidence, quote, policy, state, findings, memo)
+    context = None
+    if policy.runtime is not None:
+        context = Context(policy.runtime, policy.bank, policy.digest, boot_aggregates, memo, trace)
+    return _appraise_claims(evidence, quote, policy, state, findings, context)
 
 
 def _authenticate(
@@ -128,7 +137,7 @@ def _appraise_claims(
     policy: CompiledPolicy,
     state: AttesterState,
     findings: Collector,
-    memo: Memo | None,
+    context: Context | None,
 ) -> Appraisal:
     # A challenge that was issued under another policy asked for other things: that is not the agent's fault.
     other_policy = state.policy != policy.digest
@@ -146,7 +155,7 @@ def _appraise_claims(
         return Appraisal(Verdict.AGAIN, findings.all(), base)
     complete = True
     if _check_values(evidence, quote, signed, findings):
-        base, complete = _appraise_values(evidence, policy, base, start_over, findings, memo)
+        base, complete = _appraise_values(evidence, policy, base, start_over, findings, context)
     if findings.failed:
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
     if not complete:
@@ -162,7 +171,7 @@ def _appraise_values(
     state: AttesterState,
     start_over: bool,
     findings: Collector,
-    memo: Memo | None,
+    context: Context | None,
 ) -> tuple[AttesterState, bool]:
     """Appraise checked PCR values and the log; return the state after them, and whether the log starts where it must."""
     values = evidence.pcr_values[policy.bank]
@@ -170,21 +179,20 @@ def _appraise_values(
         if values[pcr] not in allowed:
             found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
             findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
-    if policy.runtime is None:
+    if context is None:
         return state, True
-    log = appraise_log(
-        evidence.ima,
-        values[IMA_PCR],
-        bank=policy.bank,
-        policy=policy.runtime,
-        state=state,
-        rebooted=start_over,
-        findings=findings,
-        memo=memo,
-    )
+    log = appraise_log(evidence.ima, values[IMA_PCR], context, state=state, rebooted=start_over, findings=findings)
     if not log.complete:
         return state, False
-    return msgspec.structs.replace(state, ima_entries=log.entries, ima_pcr=log.value, tail=log.tail), True
+    return msgspec.structs.replace(
+        state,
+        ima_entries=log.entries,
+        ima_pcr=log.value,
+        tail=log.tail,
+        ima_padded=log.padded,
+        ima_keys=log.keys,
+        devices=tuple(log.devices.values()),
+    ), True
 
 
 def _signed_pcrs(quote: Quote) -> dict[str, set[int]]:
@@ -232,6 +240,9 @@ def _with_clock(state: AttesterState, quote: Quote) -> AttesterState:
         state.ima_pcr,
         state.tail,
         state.pcr_digest,
+        state.ima_padded,
+        state.ima_keys,
+        state.devices,
     )
 
 

@@ -39,6 +39,15 @@ class Collector:
         if len(kept) < MAX_FINDINGS:
             kept.append(finding(code, culprit, message, severity))
 
+    def mark(self) -> tuple[int, int, int]:
+        """Return a mark to :meth:`rewind` to."""
+        return len(self._failures), len(self._others), self._count
+
+    def rewind(self, mark: tuple[int, int, int]) -> None:
+        """Drop what was added since ``mark``."""
+        failures, others, self._count = mark
+        del self._failures[failures:], self._others[others:]
+
     def of_layer(self, layer: str) -> bool:
         """Return whether there is a finding of ``layer``."""
         return any(found.layer == layer for found in (*self._failures, *self._others))

@@ -5,27 +5,16 @@ An ``info`` or ``warning`` never ends trust; a ``failure`` always does.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from attestream.appraisal.boot_findings import BOOT
+from attestream.appraisal.identity_findings import IDENTITY
+from attestream.appraisal.kinds import FAILURE as FAILURE
+from attestream.appraisal.kinds import INFO as INFO
+from attestream.appraisal.kinds import WARNING as WARNING
+from attestream.appraisal.kinds import Kind as Kind
+from attestream.appraisal.measured_kinds import MEASURED_KINDS
 from schemas.events import Finding
-
-INFO: Final = "info"
-WARNING: Final = "warning"
-FAILURE: Final = "failure"
-
-
-class Kind(NamedTuple):
-    """What a code means."""
-
-    code: str
-    layer: str
-    """``identity``, ``quote``, ``boot`` or ``runtime``."""
-    severity: str
-    summary: str
-    """One sentence: the message, unless the place that found it knows more."""
-    remedy: str
-
 
 _LOOK: Final = (
     "Treat the machine as compromised until it is explained; then mend the machine or the policy and start the agent again."
@@ -60,6 +49,7 @@ _KINDS: Final = (
         "The PCR that binds the agent's transport key has another value.",
         _LOOK,
     ),
+    *(Kind(f"identity.{name}", "identity", severity, summary, remedy) for name, severity, summary, remedy in IDENTITY),
     Kind(
         "freshness.unanswered",
         "quote",
@@ -179,6 +169,7 @@ _KINDS: Final = (
         "A file was open for writing while it was measured: what was read is not known.",
         "Find out what writes to the file while it is in use.",
     ),
+    *MEASURED_KINDS,
     Kind("runtime.more-findings", "runtime", INFO, "There are more findings than are listed.", "Mend what is listed first."),
 )
 

@@ -6,13 +6,24 @@ from typing import Final
 
 import msgspec
 
+from attestream.appraisal.devices import Device
 from attestream.errors import MalformedError
 
-MAX_STATE_BYTES: Final = 4096
+MAX_STATE_BYTES: Final = 262_144
+"""Room for the keys and devices of a log that has as many as are remembered; without them a state has some 200 bytes."""
+
+
+class LearnedKey(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A key that the kernel put on a keyring which the policy allows it on."""
+
+    keyring: bytes
+    keyid: int
+    der: bytes
+    """SubjectPublicKeyInfo."""
 
 
 class AttesterState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Proven facts of an attester. It grows neither with the log nor with time."""
+    """Proven facts of an attester. It grows neither with the log nor with time: keys and devices are bounded."""
 
     policy: str = ""
     """Digest of the policy that it was appraised against; empty before the first authentic quote."""
@@ -29,6 +40,12 @@ class AttesterState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Entries that the log showed behind the proven ones; the next quote must prove them."""
     pcr_digest: bytes = b""
     """PCR digest of the policy's own selection in the last good quote; empty when there is none."""
+    ima_padded: bool = False
+    """Whether the kernel pads SHA-1 digests to the size of the bank, as kernels before 5.8 do."""
+    ima_keys: tuple[LearnedKey, ...] = ()
+    """Keys that the proven entries put on allowed keyrings."""
+    devices: tuple[Device, ...] = ()
+    """Devices of the device mapper after the proven entries."""
 
     @property
     def known_digest(self) -> bytes:

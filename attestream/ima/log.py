@@ -16,7 +16,6 @@ import msgspec
 from attestream.errors import MalformedError
 from attestream.ima.fields import from_hex
 from attestream.ima.hashing import HASHES, Extension, bank_hash, extension
-from attestream.ima.memo import Generations, Memo
 from attestream.ima.templates import LEGACY, TEMPLATES, legacy_data, template_named
 
 IMA_PCR: Final = 10
@@ -143,7 +142,7 @@ BINARY: Final = Form(split_binary, parse_binary)
 ASCII: Final = Form(split_ascii, parse_ascii)
 
 
-def read_binary(log: bytes, bank: str, memo: Memo | None = None, *, log_hash: str = "sha1") -> Iterator[Entry]:
+def read_binary(log: bytes, bank: str, *, log_hash: str = "sha1") -> Iterator[Entry]:
     """Yield the entries of ``binary_runtime_measurements``, as they extend ``bank``.
 
     :param log_hash: of the template digests in the log: SHA-1, except in the file of another bank (Linux 6.10 and later).
@@ -152,30 +151,26 @@ def read_binary(log: bytes, bank: str, memo: Memo | None = None, *, log_hash: st
     """
     size = bank_hash(log_hash)(b"").digest_size
     if size == 20:
-        return _read(BINARY, log, extension(bank), memo.of(bank) if memo is not None else None)
+        return _read(BINARY, log, extension(bank))
     form = Form(partial(split_binary, digest_size=size), partial(parse_binary, digest_size=size))
-    return _read(form, log, extension(bank), None)
+    return _read(form, log, extension(bank))
 
 
-def read_ascii(log: bytes, bank: str, memo: Memo | None = None) -> Iterator[Entry]:
+def read_ascii(log: bytes, bank: str) -> Iterator[Entry]:
     """Yield the entries of ``ascii_runtime_measurements``, as they extend ``bank``.
 
-    The size of a template digest tells its hash. The ASCII form can not carry a file name with a newline: such an entry is malformed here and fine in the binary form.
+    The size of a template digest tells its hash. The ASCII form can not carry a file name with a newline: such an entry is
+    malformed here and fine in the binary form.
 
     :raises MalformedError: at the line that can not be parsed; what came before it has been yielded.
     :raises UnsupportedError: at an entry whose template is unknown, and at once for an unknown bank.
     """
-    return _read(ASCII, log, extension(bank), memo.of(bank) if memo is not None else None)
+    return _read(ASCII, log, extension(bank))
 
 
-def _read(form: Form, log: bytes, extend: Extension, known: Generations[Entry] | None) -> Iterator[Entry]:
+def _read(form: Form, log: bytes, extend: Extension) -> Iterator[Entry]:
     for record in form.split(log):
-        entry = known.get(record) if known is not None else None
-        if entry is None:
-            entry = make_entry(form.parse(record), extend)
-            if known is not None:
-                known.add(record, entry)
-        yield entry
+        yield make_entry(form.parse(record), extend)
 
 
 def make_entry(raw: Raw, extend: Extension) -> Entry:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from attestream.ima.log import Entry
+from typing import Final, Generic, TypeVar
 
 MAX_RECORD_BYTES: Final = 1024
 """Longer records are worked out each time, so that one agent can not fill the memory."""
@@ -83,22 +80,12 @@ class Cleared:
 class Memo:
     """The memo of a worker. It only saves time: results are the same without it.
 
-    :param limit: parsed entries in one generation of one bank; at most twice as many are held.
     :param cleared: allowed records in one generation, of all policies; at most twice as many are held, some 350 bytes each.
-    :param signatures: verdicts on file signatures in one generation.
+    :param signatures: verdicts on file signatures in one generation; at most twice as many are held, some 150 bytes each.
     """
 
-    __slots__ = ("_banks", "_limit", "cleared", "signatures")
+    __slots__ = ("cleared", "signatures")
 
-    def __init__(self, limit: int = 16_384, *, cleared: int = 131_072, signatures: int = 65_536) -> None:
-        self._limit = limit
-        self._banks: dict[str, Generations[Entry]] = {}
+    def __init__(self, cleared: int = 131_072, *, signatures: int = 65_536) -> None:
         self.cleared = Cleared(cleared)
         self.signatures: Generations[bool] = Generations(signatures)
-
-    def of(self, bank: str) -> Generations[Entry]:
-        """Return the memo for entries as they extend ``bank``."""
-        memo = self._banks.get(bank)
-        if memo is None:
-            memo = self._banks[bank] = Generations(self._limit)
-        return memo

@@ -32,8 +32,8 @@ VERITY_DIGSIG: Final = 6
 _HEADER: Final = Struct(">BBBIH")
 _LEGACY_HEADER: Final = Struct("<BIBB8sB")
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
-    "md5": hashes.MD5(),
-    "sha1": hashes.SHA1(),
+    # Whether a signature over SHA-1 counts is for the policy to say.
+    "sha1": hashes.SHA1(),  # noqa: S303  # as above
     "sha224": hashes.SHA224(),
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -129,11 +129,9 @@ def verify_signature(
 def _remembered(signature: FileSignature, digest: bytes, key: SigningKey, memo: Generations[bool] | None) -> bool:
     if memo is None:
         return _is_by(signature, digest, key)
-    # Every part but the last has a fixed length or ends where another begins: no two questions share a name.
-    parts = (key.fingerprint, bytes((signature.type, signature.version)), len(digest).to_bytes(2, "big"), digest)
-    name = hashlib.sha256(
-        b"".join((*parts, signature.hash_name.encode(), b"\x00", signature.header, signature.value))
-    ).digest()
+    # Each part has a fixed length or ends where another begins: no two questions share a name.
+    kind = f"{signature.type} {signature.version} {signature.hash_name} {len(digest)} ".encode("ascii")
+    name = hashlib.sha256(b"".join((key.fingerprint, kind, digest, signature.header, signature.value))).digest()
     known = memo.get(name)
     if known is None:
         known = _is_by(signature, digest, key)

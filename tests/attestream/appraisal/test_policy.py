@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestream.appraisal.policy import MAX_EXCLUDES, compile_policy, policy_from_log
+from attestream.appraisal.policy import compile_policy, policy_from_log
+from attestream.appraisal.runtime_document import MAX_EXCLUDES
+from attestream.appraisal.runtime_policy import Proofs
 from attestream.errors import MalformedError, PolicyError
 from attestream.ima.digests import digest_field
+from attestream.ima.log import Entry
 from devtools import ima_log
 
 D1, D2 = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
@@ -30,10 +33,15 @@ def compiled(**changes):
     return compile_policy(json.dumps(document(**changes)).encode())
 
 
+def judge(policy, path, digest):
+    entry = Entry(10, b"ima-ng", path, digest, b"", False, True, b"")
+    return policy.decide(entry, Proofs()).code
+
+
 def judged(path, digest=D1, **runtime):
     policy = compiled(runtime={**document()["runtime"], **runtime}).runtime
     assert policy is not None
-    return policy.judge(path, digest_field("sha256", digest))
+    return judge(policy, path, digest_field("sha256", digest))
 
 
 def test_compiled_form():
@@ -67,7 +75,7 @@ def test_digest_of_another_algorithm_does_not_match():
     policy = compiled().runtime
     assert policy is not None
 
-    assert policy.judge(b"/bin/a", digest_field("sm3", D1)) == "runtime.digest-unknown"
+    assert judge(policy, b"/bin/a", digest_field("sm3", D1)) == "runtime.digest-unknown"
 
 
 def test_part_of_an_allowed_digest_does_not_match():
@@ -75,8 +83,8 @@ def test_part_of_an_allowed_digest_does_not_match():
     policy = compiled().runtime
     assert policy is not None
 
-    assert policy.judge(b"/bin/a", digest_field("sha256", D1)[:-1]) == "runtime.digest-unknown"
-    assert policy.judge(b"/bin/a", b"") == "runtime.digest-unknown"
+    assert judge(policy, b"/bin/a", digest_field("sha256", D1)[:-1]) == "runtime.digest-unknown"
+    assert judge(policy, b"/bin/a", b"") == "runtime.digest-unknown"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,8 @@ def test_repeated_key_is_refused():
 
 def test_hexadecimal_may_be_upper_case():
     assert (
-        compiled(runtime={"digests": {"/a": ["sha256:" + D1.hex().upper()]}}).runtime.judge(b"/a", b"sha256:\x00" + D1) == ""
+        compiled(runtime={"digests": {"/a": ["sha256:" + D1.hex().upper()]}}).judge(runtime, b"/a", b"sha256:\x00" + D1)
+        == ""
     )
 
 
@@ -216,8 +225,8 @@ def test_policy_learned_from_a_log_allows_that_log(files):
     assert policy.entries == len({(path.replace(" ", "_"), digest) for path, digest in files})
     for path, digest in files:
         recorded = path.replace(" ", "_").encode("utf-8", "surrogateescape")
-        assert policy.runtime.judge(recorded, digest_field("sha256", digest)) == ""
-    assert policy.runtime.judge(b"/violated", digest_field("sha256", bytes(32))) == "runtime.path-unknown"
+        assert judge(policy.runtime, recorded, digest_field("sha256", digest)) == ""
+    assert judge(policy.runtime, b"/violated", digest_field("sha256", bytes(32))) == "runtime.path-unknown"
 
 
 def test_policy_learned_from_the_ascii_form_is_the_same():

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from attestream.errors import MalformedError, UnsupportedError
 from attestream.ima.log import MAX_TEMPLATE_DATA, read_ascii, read_binary
-from attestream.ima.memo import MAX_RECORD_BYTES, Memo
 from devtools import ima_log
 
 DIGEST = hashlib.sha256(b"content").digest()
@@ -52,17 +51,6 @@ def test_both_forms_read_the_same_and_extend_what_the_kernel_extends(made, bank)
     assert [entry.value for entry in entries] == [ima_log.extend_value(record, bank) for record in made]
     assert all(entry.consistent for entry in entries)
     assert [entry.violation for entry in entries] == [record.violation for record in made]
-
-
-@given(st.lists(records, max_size=6))
-def test_a_memo_changes_nothing(made):
-    memo = Memo(limit=2)
-    log = binary(*made, *made)
-
-    assert list(read_binary(log, "sha256", memo)) == list(read_binary(log, "sha256"))
-    assert list(read_binary(log, "sha256", memo)) == list(read_binary(log, "sha256"))
-    assert list(read_binary(log, "sha384", memo)) == list(read_binary(log, "sha384"))
-    assert len(memo.of("sha256")) <= 4
 
 
 @given(st.binary(max_size=200))
@@ -223,25 +211,3 @@ def test_blank_line_is_malformed_not_skipped():
 def test_unknown_bank():
     with pytest.raises(UnsupportedError):
         list(read_binary(b"", "md5"))
-
-
-def test_memo_keeps_no_large_records():
-    memo = Memo()
-    record = ima_log.record("/a", DIGEST, template="ima-sig", signature=b"s" * MAX_RECORD_BYTES)
-
-    list(read_binary(record.binary, "sha256", memo))
-
-    assert len(memo.of("sha256")) == 0
-
-
-def test_memo_remembers_what_is_in_use():
-    memo = Memo(limit=4).of("sha256")
-    (entry,) = read_binary(ima_log.record("/hot", DIGEST).binary, "sha256")
-    memo.add(b"hot", entry)
-
-    for number in range(100):
-        memo.add(str(number).encode(), entry)
-        assert memo.get(b"hot") is entry
-
-    assert memo.get(b"1") is None
-    assert len(memo) <= 8
