@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from attestream.interop.boot_log import read_boot_log
-from attestream.interop.boot_policy import evaluate, policy_named
+from attestream.interop.boot_policy import BootLogCheck, policy_named
+from attestream.interop.events import event_ids, is_recoverable
 from attestream.interop.severity import SeverityPolicy
 from tests.conformance.outcome import Outcome
 
@@ -20,10 +21,12 @@ def run(case: Any, folder: Path) -> Outcome:
     inputs = case["inputs"]
     reading = read_boot_log((folder / inputs["log"]).read_bytes(), "sha256")
     reference = (folder / inputs["refstate"]).read_text(encoding="utf-8")
-    verdict = evaluate(policy_named(inputs["policy_name"]), reference, reading.dictionary, inputs["pcrs_in_quote"])
-    event_ids = [*reading.event_ids, *verdict.event_ids]
-    values: dict[str, object] = {"recoverable": True, "highest": SeverityPolicy().highest(event_ids)}
-    if not _SEVERAL.search(verdict.reason):
-        values["reason"] = verdict.reason[-SHOWN:]
+    check = BootLogCheck(reading, policy_named(inputs["policy_name"]), reference)
+    findings = check.judge(inputs["pcrs_in_quote"])
+    ids = [*check.parse(), *event_ids(findings, policy_name=check.policy.name)]
+    values: dict[str, object] = {"recoverable": all(map(is_recoverable, ids)), "highest": SeverityPolicy().highest(ids)}
+    reason = "".join(found.message for found in findings if found.code == "boot.policy")
+    if not _SEVERAL.search(reason):
+        values["reason"] = reason[-SHOWN:]
     # Else the incumbent's text has the members of a set in the order of that run's hash seed: no text to compare with.
-    return Outcome("fail" if event_ids else "pass", event_ids, values)
+    return Outcome("fail" if ids else "pass", ids, values)
