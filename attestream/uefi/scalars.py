@@ -33,9 +33,9 @@ _TO_ESCAPE: Final = str.maketrans(dict(_ESCAPED))
 
 def plain(text: str) -> str | int | bool | None:
     """Return the value of the unquoted scalar ``text``: hexadecimal data of digits alone becomes a number, for example."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if not text[0].isdigit() or len(text) > _MAX_DECIMAL:
+    if not text.isdigit():
+        return _WORDS.get(text, text)
+    if len(text) > _MAX_DECIMAL:
         return text
     if _OCTAL.fullmatch(text):
         return int(text, 8)

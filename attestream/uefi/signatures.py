@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, iter_unpack
 from typing import Final, NamedTuple
 
 from attestream.errors import MalformedError, UnsupportedError
@@ -29,6 +29,14 @@ class SignatureList(NamedTuple):
     signatures: tuple[Signature, ...]
 
 
+class _Owners(dict[bytes, str]):
+    """Text of GUIDs: most signatures of a database have one owner."""
+
+    def __missing__(self, raw: bytes) -> str:
+        self[raw] = guid_text(raw)
+        return self[raw]
+
+
 def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
     """Return the signature lists in ``data``, which they fill exactly. ``what`` names it in errors.
 
@@ -36,6 +44,7 @@ def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
         made to read keys where the firmware reads none (GHSA-9r4w-jg96-92mv).
     :raises MalformedError: when sizes do not fit.
     """
+    owners = _Owners()
     lists: list[SignatureList] = []
     at = 0
     while at < len(data):
@@ -48,10 +57,8 @@ def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
             raise MalformedError(f"{what} has a signature list of {size} bytes, at byte {at} of {len(data)}")
         if signature_size <= OWNER_SIZE or (size - _LIST.size) % signature_size:
             raise MalformedError(f"{what} has a signature list with signatures of {signature_size} bytes, at byte {at}")
-        places = range(at + _LIST.size, at + size, signature_size)
-        signatures = tuple(
-            Signature(guid_text(data, place), data[place + OWNER_SIZE : place + signature_size]) for place in places
-        )
-        lists.append(SignatureList(guid_text(data, at), size, signature_size, signatures))
+        entries = iter_unpack(f"<{OWNER_SIZE}s{signature_size - OWNER_SIZE}s", data[at + _LIST.size : at + size])
+        found = tuple(Signature(owners[owner], content) for owner, content in entries)
+        lists.append(SignatureList(guid_text(data, at), size, signature_size, found))
         at += size
     return tuple(lists)

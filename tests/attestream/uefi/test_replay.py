@@ -123,3 +123,14 @@ def test_a_pcr_that_nothing_extends_counts_as_zero_in_the_boot_aggregate():
     first = log.pcrs["sha1"][0]
     expected = [hashlib.sha1(first + bytes(20 * (count - 1))).digest() for count in (8, 10)]
     assert boot_aggregates(replay(parsed(log)).pcrs) == {"sha1": expected}
+
+
+def test_a_log_altered_by_one_byte_differs_in_one_pcr_hirs_tpmlog_altered():
+    log = sample_boot(BootLog(("sha256",)))
+    whole = parsed(log)
+    for place, event in enumerate(whole.events):
+        (digest,) = event.digests
+        altered = event._replace(digests=(digest._replace(value=digest.value[:-1] + bytes([digest.value[-1] ^ 1])),))
+        events = (*whole.events[:place], altered, *whole.events[place + 1 :])
+        values = replay(whole._replace(events=events)).pcrs["sha256"]
+        assert differing_pcrs(values, log.pcrs["sha256"], sorted(log.pcrs["sha256"])) == (event.pcr,)
