@@ -27,6 +27,7 @@ from attestream.bus.delivery import ACK_PREFIX, Delivery
 from attestream.bus.jetstream import nanoseconds
 from attestream.bus.window import PullWindow
 from attestream.errors import BusError
+from attestream.telemetry import DEAD_LETTERS, counter
 from schemas import subjects
 from schemas.events import DeadLetter
 
@@ -106,6 +107,7 @@ class Consumer:
         }
         if isinstance(start, int):
             self._config["opt_start_time"] = datetime.fromtimestamp(start / 1000, UTC).isoformat()
+        self._dead = counter(DEAD_LETTERS)
         self._window = PullWindow(batch)
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self.name}"
         self._pull_body = _pull_body(batch, heartbeat_s)
@@ -269,6 +271,7 @@ class Consumer:
             message=fate.message,
             data=delivery.data[:_DEAD_BYTES],
         )
+        self._dead.add(1, {"stream": self.stream})
         message_id = f"dead.{self.stream}.{self.name}.{delivery.sequence}"
         try:
             await self._bus.publish_durable(subjects.dead(self.stream), letter, message_id=message_id)

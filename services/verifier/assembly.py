@@ -12,12 +12,16 @@ from schemas.attestation import MAX_PARTS, PART_BYTES, Evidence, EvidencePart
 MAX_HELD_BYTES = 128 << 20
 """Log bytes that one worker's partition holds for incomplete evidence."""
 
+MAX_DELIVERIES = 2 * MAX_PARTS
+"""Messages held for one evidence: a part may be delivered twice, but an agent can not fill the partition with repeats."""
+
 LIFETIME_MS = 60_000
 """How long incomplete evidence is kept; the agent is asked again long before."""
 
 
 @dataclass
 class _Pending:
+    seq: int
     born: int
     head: Evidence | None = None
     parts: dict[int, EvidencePart] = field(default_factory=dict)
@@ -38,58 +42,71 @@ class Whole:
 
 
 class Assembly:
-    """Incomplete evidence of one partition, one per agent: the newest. What is given up is returned, to be acknowledged; its
-    agent will be challenged again."""
+    """Incomplete evidence of one partition: of each agent only that for its newest challenge.
+
+    What is given up is to be acknowledged by the caller (:meth:`given_up`); its agent will be challenged again.
+    """
 
     def __init__(self) -> None:
-        self._pending: dict[tuple[str, int], _Pending] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._given_up: list[Delivery] = []
 
     def head(self, evidence: Evidence, delivery: Delivery, now: int) -> Whole | None:
         """Take the quote of evidence that has parts."""
-        pending = self._of(evidence.agent_id, evidence.seq, now)
+        pending = self._of(evidence.agent_id, evidence.seq, delivery, now)
+        if pending is None:
+            return None
         pending.head = evidence
-        pending.deliveries.append(delivery)
-        return self._finish(evidence.agent_id, evidence.seq)
+        return self._finish(evidence.agent_id, pending)
 
     def part(self, part: EvidencePart, delivery: Delivery, now: int) -> Whole | None:
-        """Take a part. One that is out of bounds is dropped with everything it belongs to."""
-        pending = self._of(part.agent_id, part.seq, now)
-        pending.deliveries.append(delivery)
+        """Take a part. One that is out of bounds never becomes part of a whole."""
+        pending = self._of(part.agent_id, part.seq, delivery, now)
+        if pending is None:
+            return None
         if 0 <= part.index < MAX_PARTS and len(part.data) <= PART_BYTES and part.index not in pending.parts:
             pending.parts[part.index] = part
             pending.size += len(part.data)
-        return self._finish(part.agent_id, part.seq)
+        return self._finish(part.agent_id, pending)
 
-    def expire(self, now: int) -> list[Delivery]:
-        """Give up what is too old, and the oldest while too much is held."""
-        given_up: list[Delivery] = []
+    def given_up(self, now: int) -> list[Delivery]:
+        """Give up what is too old, and the oldest while too much is held; return all that was given up since last time."""
         held = sum(pending.size for pending in self._pending.values())
-        for key, pending in sorted(self._pending.items(), key=lambda item: item[1].born):
+        for agent_id, pending in sorted(self._pending.items(), key=lambda item: item[1].born):
             if now - pending.born > LIFETIME_MS or held > MAX_HELD_BYTES:
                 held -= pending.size
-                given_up += self._pending.pop(key).deliveries
+                self._give_up(agent_id)
+        given_up, self._given_up = self._given_up, []
         return given_up
-
-    def forget(self, agent_id: str, before: int) -> list[Delivery]:
-        """Give up the evidence of ``agent_id`` for challenges older than ``before``."""
-        stale = [key for key in self._pending if key[0] == agent_id and key[1] < before]
-        return [delivery for key in stale for delivery in self._pending.pop(key).deliveries]
 
     def drain(self) -> list[Delivery]:
         """Give up everything."""
-        deliveries = [delivery for pending in self._pending.values() for delivery in pending.deliveries]
-        self._pending.clear()
-        return deliveries
+        for agent_id in list(self._pending):
+            self._give_up(agent_id)
+        given_up, self._given_up = self._given_up, []
+        return given_up
 
-    def _of(self, agent_id: str, seq: int, now: int) -> _Pending:
-        return self._pending.setdefault((agent_id, seq), _Pending(born=now))
+    def _of(self, agent_id: str, seq: int, delivery: Delivery, now: int) -> _Pending | None:
+        pending = self._pending.get(agent_id)
+        if pending is not None and pending.seq > seq:
+            self._given_up.append(delivery)
+            return None
+        if pending is None or pending.seq < seq or len(pending.deliveries) > MAX_DELIVERIES:
+            self._give_up(agent_id)
+            pending = self._pending[agent_id] = _Pending(seq=seq, born=now)
+        pending.deliveries.append(delivery)
+        return pending
 
-    def _finish(self, agent_id: str, seq: int) -> Whole | None:
-        pending = self._pending[agent_id, seq]
+    def _give_up(self, agent_id: str) -> None:
+        pending = self._pending.pop(agent_id, None)
+        if pending is not None:
+            self._given_up += pending.deliveries
+
+    def _finish(self, agent_id: str, pending: _Pending) -> Whole | None:
         head = pending.head
         if head is None or not pending.complete:
             return None
-        del self._pending[agent_id, seq]
+        del self._pending[agent_id]
         ordered = [pending.parts[index] for index in sorted(pending.parts)]
         log = b"".join(part.data for part in ordered if not part.boot)
         boot = b"".join(part.data for part in ordered if part.boot)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,6 +20,7 @@ from attestream.appraisal.findings import finding
 from attestream.appraisal.standing import Trigger, step
 from attestream.bus.connection import Bus
 from attestream.ima.memo import Memo
+from attestream.telemetry import APPRAISALS, counter
 from schemas.attestation import Evidence
 from schemas.events import EventKind, Finding, Standing
 from services.verifier import identities
@@ -49,7 +51,10 @@ class Desk:
         self._window = window_ms
         self._memo = Memo()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.appraised = 0
+        self.appraised: Counter[str] = Counter()
+        """Appraisals since the start, by verdict."""
+        self._reported: Counter[str] = Counter()
+        self._appraisals = counter(APPRAISALS)
         scheduler.on_missed = self.missed
         scheduler.on_rest = self.rest
 
@@ -60,12 +65,20 @@ class Desk:
         if attester.findings or evidence.enrolment != attester.enrolment or self._stale(attester, evidence, received_at):
             return False
         appraisal = self._appraise(attester, evidence, received_at)
-        if appraisal.verdict is not Verdict.PASS or appraisal.findings or self._renewal_due(attester, received_at):
+        if appraisal.verdict is not Verdict.PASS or appraisal.findings:
             return False
         # No row is written for this: all that changed is the clock, and losing it costs nothing.
         self._passed(attester, evidence, appraisal, received_at)
         self._scheduler.answered(attester)
+        if self._renewal_due(attester, received_at):
+            self._scheduler.rest(attester)
         return True
+
+    def report(self) -> None:
+        """Add the appraisals since the last call to the metric: counting each there would cost more than a digest."""
+        for verdict, new in (self.appraised - self._reported).items():
+            self._appraisals.add(new, {"verdict": verdict})
+        self._reported = self.appraised.copy()
 
     async def receive(self, attester: Attester, evidence: Evidence, received_at: int, *, again: bool = False) -> None:
         """Deal with any evidence. ``received_at`` is when the bus got it, ``again`` whether the bus delivers it once more.
@@ -108,9 +121,9 @@ class Desk:
             await self._journal.renew(attester)
 
     async def rest(self, attester: Attester) -> None:
-        """Keep the result of an agent that is not challenged."""
-        if self._renewal_due(attester, self._clock()):
-            async with self.alone(attester):
+        """Keep the result of an agent that is not challenged, or renew that of one that has just passed."""
+        async with self.alone(attester):
+            if self._renewal_due(attester, self._clock()):
                 await self._journal.renew(attester)
 
     async def check_lapse(self, attester: Attester) -> None:
@@ -122,6 +135,9 @@ class Desk:
             attester.result_expires_at = 0
 
     async def _receive(self, attester: Attester, evidence: Evidence, received_at: int, *, again: bool) -> None:
+        if not attester.watched:
+            # Stopped, or failed and waiting for an operator: what comes in late changes nothing.
+            return
         refusal = self._stale(attester, evidence, received_at)
         if refusal is not None:
             if not again:
@@ -152,7 +168,6 @@ class Desk:
         )
 
     def _appraise(self, attester: Attester, evidence: Evidence, now: int) -> Appraisal:
-        self.appraised += 1
         appraisal = appraise(
             evidence,
             agent_id=attester.agent_id,
@@ -162,6 +177,7 @@ class Desk:
             now=now,
             memo=self._memo,
         )
+        self.appraised[appraisal.verdict] += 1
         if hmac.compare_digest(evidence.transport_key, attester.transport):
             return appraisal
         other = finding("identity.transport-key")

@@ -40,6 +40,9 @@ COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
 RETRY_PARTS_S: Final = 0.25
+RESTART_MS: Final = 250
+RESTARTS_PER_MS: Final = 4
+"""The agents of a partition that was taken over are challenged within 250 ms and a millisecond for every four agents."""
 
 _INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
 _COMMAND: Final = Decoder[Command](Command)
@@ -148,7 +151,7 @@ class Partition:
             self.attesters[attester.agent_id] = attester
             self._roster[attester.token] = attester
             await self._desk.check_lapse(attester)
-            self.scheduler.start(attester)
+            self.scheduler.start(attester, RESTART_MS + len(self._roster) // RESTARTS_PER_MS)
         await self._consume()
 
     async def consume_anew(self) -> None:
@@ -313,9 +316,7 @@ class Partition:
             whole = self._assembly.part(message, delivery, now)
         if whole is not None:
             await self._settle(attester, whole, delivery)
-            for stale in self._assembly.forget(attester.agent_id, whole.evidence.seq):
-                await stale.ack()
-        for given_up in self._assembly.expire(now):
+        for given_up in self._assembly.given_up(now):
             await given_up.ack()
 
     async def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:

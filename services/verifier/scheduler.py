@@ -18,6 +18,7 @@ import nats.errors
 from attestream.appraisal import freshness
 from attestream.bus.connection import Bus
 from attestream.errors import AttestreamError
+from attestream.telemetry import CHALLENGES_MISSED, counter
 from schemas import subjects
 from schemas.attestation import Challenge
 from schemas.base import encode
@@ -67,15 +68,13 @@ class Scheduler:
         self._ready: deque[Attester] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
+        self._count_missed = counter(CHALLENGES_MISSED)
         self.on_missed: Callable[[Attester], Awaitable[None]]
         self.on_rest: Callable[[Attester], Awaitable[None]]
 
-    def start(self, attester: Attester) -> None:
-        """Take ``attester`` in: at once when it waits for its first result, else at a random point of its interval."""
-        if attester.standing is Standing.PENDING:
-            self.later(attester, 0)
-        else:
-            self.later(attester, int(_random.uniform(0, attester.interval_ms)))
+    def start(self, attester: Attester, within_ms: int = 0) -> None:
+        """Take ``attester`` in: it is challenged at a random point of the next ``within_ms``, or of its shorter interval."""
+        self.later(attester, int(_random.uniform(0, min(attester.interval_ms, within_ms))))
 
     def later(self, attester: Attester, delay_ms: int) -> None:
         """Let ``attester`` be challenged after ``delay_ms``; replaces its timer and gives up a challenge that is out."""
@@ -113,6 +112,10 @@ class Scheduler:
             self._wheel.cancel(attester)
             self._spawn(self._missed(attester))
 
+    def rest(self, attester: Attester) -> None:
+        """Have ``on_rest`` called, without waiting for it."""
+        self._spawn(self._guarded(self.on_rest, attester))
+
     async def run(self) -> None:
         """Turn the wheel, for ever."""
         while True:
@@ -132,7 +135,7 @@ class Scheduler:
             self._ready.append(attester)
         elif attester.standing is not Standing.STOPPED:
             self._wheel.set(attester, monotonic_ms() + max(1_000, attester.lease_ms // 4))
-            self._spawn(self._guarded(self.on_rest, attester))
+            self.rest(attester)
 
     async def _challenge(self, attester: Attester) -> None:
         if attester.in_flight or not attester.watched:
@@ -169,6 +172,7 @@ class Scheduler:
 
     async def _missed(self, attester: Attester) -> None:
         attester.missed += 1
+        self._count_missed.add(1)
         absent = max(ABSENT_MS, self._timeout // 5)
         self.later(attester, 0 if attester.again else min(attester.interval_ms, absent * attester.missed))
         await self._guarded(self.on_missed, attester)

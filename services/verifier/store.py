@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from attestream.appraisal.state import decode_state
 from attestream.database import reading, transaction
 from schemas.commands import AgentStatus
 from schemas.events import Finding, Standing
@@ -72,7 +73,7 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
             enrolment=self.enrolment,
             seq=self.accepted,
             attestations=0,
-            ima_entries=0,
+            ima_entries=decode_state(self.state).ima_entries,
             event_number=self.event_number,
             last_at=self.last_at,
             findings=unpack_findings(self.findings),

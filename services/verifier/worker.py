@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
+from attestream.appraisal.freshness import MAX_SKEW_MS
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
 from attestream.bus.topology import ensure_topology
@@ -63,7 +64,9 @@ class Worker:
             timeout_ms=settings.challenge_timeout_ms,
             reply_prefix=self._inbox,
         )
-        desk = Desk(bus, journal, self.scheduler, clock, secret=secret, window_ms=2 * settings.challenge_timeout_ms)
+        desk = Desk(
+            bus, journal, self.scheduler, clock, secret=secret, window_ms=2 * settings.challenge_timeout_ms + MAX_SKEW_MS
+        )
         self.services = Services(
             bus=bus,
             worker=self.name,
@@ -88,7 +91,7 @@ class Worker:
             started_at=self._started_at,
             partitions=sorted(self._partitions),
             agents=len(self._roster),
-            attestations=self.services.desk.appraised,
+            attestations=self.services.desk.appraised.total(),
             in_flight=self.scheduler.in_flight,
         )
 
@@ -118,6 +121,7 @@ class Worker:
         while True:
             began = boot_clock()
             try:
+                self.services.desk.report()
                 status = encode(self.status())
                 await keyvalue.put(
                     self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime, timeout_s=lifetime

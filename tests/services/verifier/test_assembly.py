@@ -5,7 +5,7 @@ import itertools
 import msgspec
 
 from schemas.attestation import Evidence, EvidencePart, ImaDelta
-from services.verifier.assembly import LIFETIME_MS, Assembly
+from services.verifier.assembly import LIFETIME_MS, MAX_DELIVERIES, Assembly
 
 HEAD = Evidence(
     agent_id="a",
@@ -57,16 +57,31 @@ def test_a_part_twice_counts_once_but_is_acknowledged_twice():
 def test_what_stays_incomplete_is_given_up():
     assembly = Assembly()
     offer(assembly, PARTS[0], "p0", now=0)
-    assert assembly.expire(LIFETIME_MS) == []
-    assert assembly.expire(LIFETIME_MS + 1) == ["p0"]
+    assert assembly.given_up(LIFETIME_MS) == []
+    assert assembly.given_up(LIFETIME_MS + 1) == ["p0"]
 
 
 def test_evidence_of_an_older_challenge_is_given_up():
     assembly = Assembly()
     offer(assembly, PARTS[0], "old")
     offer(assembly, msgspec.structs.replace(PARTS[0], seq=9), "new")
-    assert assembly.forget("a", 9) == ["old"]
+    assert assembly.given_up(0) == ["old"]
+    offer(assembly, PARTS[1], "late")
+    assert assembly.given_up(0) == ["late"]
     assert assembly.drain() == ["new"]
+
+
+def test_one_agent_can_not_fill_the_partition_with_parts_that_never_complete():
+    assembly = Assembly()
+    held = 0
+    for number in range(5000):
+        offer(assembly, msgspec.structs.replace(PARTS[0], seq=number // 100, index=number % 100), number)
+        held += 1 - len(assembly.given_up(0))
+        assert held <= 100
+    for number in range(5000):
+        offer(assembly, msgspec.structs.replace(PARTS[0], seq=1000), number)
+        held += 1 - len(assembly.given_up(0))
+        assert held <= MAX_DELIVERIES + 1
 
 
 def test_parts_out_of_bounds_are_not_kept():
