@@ -82,13 +82,13 @@ def digest_field(algorithm: str, digest: bytes) -> bytes:
 def digest_text(field: bytes) -> str:
     """Return field ``d-ng`` as ``algorithm:hex``."""
     algorithm, _, digest = field.partition(b":\x00")
-    return f"{algorithm.decode('ascii')}:{digest.hex()}"
+    return f"{algorithm.decode('ascii', 'replace')}:{digest.hex()}"
 
 
 def split_digest(field: bytes) -> tuple[str, bytes]:
     """Return algorithm (without ``verity:``) and digest of a field that a template's reader has checked."""
     algorithm, _, digest = field.partition(b":\x00")
-    return algorithm.removeprefix(VERITY).decode("ascii"), digest
+    return algorithm.removeprefix(VERITY).decode("ascii", "replace"), digest
 
 
 def check_digest(field: bytes) -> bytes:

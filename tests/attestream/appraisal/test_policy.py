@@ -137,7 +137,7 @@ def test_expression_that_takes_exponential_time_elsewhere():
         ({"recovery": "never"}, "recovery"),
         ({"description": 1}, "description"),
         ({"excludes": []}, "'excludes'"),
-        ({"pcrs": None, "runtime": None}, "`pcrs` or `runtime`"),
+        ({"pcrs": None, "runtime": None}, "`boot` or `runtime`"),
         ({"pcrs": {}}, "pcrs"),
         ({"pcrs": []}, "pcrs"),
         ({"pcrs": {"10": ["00" * 32]}}, "pcrs.10"),
@@ -201,10 +201,9 @@ def test_repeated_key_is_refused():
 
 
 def test_hexadecimal_may_be_upper_case():
-    assert (
-        compiled(runtime={"digests": {"/a": ["sha256:" + D1.hex().upper()]}}).judge(runtime, b"/a", b"sha256:\x00" + D1)
-        == ""
-    )
+    policy = compiled(runtime={"digests": {"/a": ["sha256:" + D1.hex().upper()]}}).runtime
+
+    assert judge(policy, b"/a", b"sha256:\x00" + D1) == ""
 
 
 paths = (
