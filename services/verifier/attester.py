@@ -28,7 +28,6 @@ class Attester:
         "enrolment",
         "event_number",
         "findings",
-        "identity",
         "in_flight",
         "incarnation",
         "interval_ms",
@@ -50,6 +49,7 @@ class Attester:
         "state",
         "token",
         "transport",
+        "unsaved_since",
     )
 
     def __init__(self, agent_id: str, partition: Partition, policy: CompiledPolicy, policy_name: str) -> None:
@@ -60,7 +60,6 @@ class Attester:
         self.policy_name = policy_name
         self.ak: Public
         self.transport = b""
-        self.identity = b""
         self.enrolment = 0
         self.interval_ms = 30_000
         self.lease_ms = 90_000
@@ -88,6 +87,8 @@ class Attester:
         self.renewed_at = 0
         self.result_expires_at = 0
         self.refused_at = 0
+        self.unsaved_since = 0
+        """When what the row lacks began to gather, while the journal has it."""
         self.slot = IDLE
 
     @property

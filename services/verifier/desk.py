@@ -200,7 +200,10 @@ class Desk:
         news = change is not None or warnings != attester.findings
         attester.findings = warnings
         self._passed(attester, evidence, appraisal, received_at)
-        self._journal.touch(attester)
+        if news:
+            self._journal.touch(attester)
+        else:
+            self._journal.progressed(attester)
         if news or self._renewal_due(attester, received_at):
             await self._journal.renew(attester)
 

@@ -7,6 +7,7 @@ row that was not written is only older than it could be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,7 @@ from attestream.bus.connection import Bus
 from attestream.errors import FencedError, StorageError
 from schemas import subjects
 from schemas.events import Event, EventKind, Finding, Result, Standing
+from services.verifier import identities
 from services.verifier.attester import Attester
 from services.verifier.lease import Fence
 from services.verifier.store import Row, Store, pack_findings
@@ -23,6 +25,12 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 """Pause after the database refused a batch."""
+
+PROGRESS_MS: Final = 30_000
+"""How long the row of an agent may lack what good appraisals have added."""
+
+LOOK_S: Final = 1.0
+"""Time between two looks for rows that have waited so long."""
 
 SHOWN_FINDINGS: Final = 16
 """Most findings that a result repeats; the event has them all."""
@@ -38,6 +46,8 @@ class Journal:
         self._worker = worker
         self._flush_s = flush_ms / 1000
         self._dirty: dict[str, Attester] = {}
+        self._later: dict[str, Attester] = {}
+        """By the time at which they began to lack something."""
         self._wanted = asyncio.Event()
         self._saving = asyncio.Lock()
 
@@ -153,20 +163,31 @@ class Journal:
 
     def touch(self, attester: Attester) -> None:
         """Let the row of ``attester`` be written with the next batch."""
+        self._later.pop(attester.agent_id, None)
         self._dirty[attester.agent_id] = attester
         self._wanted.set()
+
+    def progressed(self, attester: Attester) -> None:
+        """Let the row of ``attester`` be written within :data:`PROGRESS_MS`, once for all that happens until then.
+
+        For what costs a successor no more than a few log entries that it asks for again.
+        """
+        if attester.agent_id not in self._dirty and attester.agent_id not in self._later:
+            attester.unsaved_since = self._clock()
+            self._later[attester.agent_id] = attester
 
     def forget(self, attester: Attester) -> None:
         """Write nothing more of ``attester``."""
         self._dirty.pop(attester.agent_id, None)
+        self._later.pop(attester.agent_id, None)
 
     async def save(self, attester: Attester) -> None:
-        """Write the row of ``attester`` now.
+        """Write the row of ``attester`` now, in one batch with all that wait for the same.
 
         :raises StorageError: when the database does not take it.
         """
-        self._dirty.pop(attester.agent_id, None)
-        await self._store.save([row_of(attester)])
+        self.touch(attester)
+        await self._write()
 
     async def erase(self, attester: Attester) -> None:
         """Remove the row of ``attester``, after a batch that may hold it.
@@ -178,10 +199,16 @@ class Journal:
             await self._store.delete(attester.agent_id, attester.partition.fence.token)
 
     async def flush(self) -> None:
-        """Write all rows that have changed. What the database refuses is kept for the next time.
+        """Write all rows that have changed.
 
-        :raises StorageError: when it refuses.
+        :raises StorageError: when the database refuses.
         """
+        self._dirty |= self._later
+        self._later.clear()
+        await self._write()
+
+    async def _write(self) -> None:
+        """Write what is dirty. What the database refuses is kept for the next time."""
         async with self._saving:
             batch, self._dirty = self._dirty, {}
             self._wanted.clear()
@@ -195,13 +222,24 @@ class Journal:
     async def run(self) -> None:
         """Write changed rows behind, for ever."""
         while True:
-            await self._wanted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wanted.wait()
             await asyncio.sleep(self._flush_s)
+            self._ripen()
             try:
-                await self.flush()
+                await self._write()
             except StorageError as error:
                 log.error("rows are not saved, will be tried again: %s", error)
                 await asyncio.sleep(RETRY_S)
+
+    def _ripen(self) -> None:
+        ripe = self._clock() - PROGRESS_MS
+        while self._later:
+            agent_id, attester = next(iter(self._later.items()))
+            if attester.unsaved_since > ripe:
+                return
+            self._dirty[agent_id] = self._later.pop(agent_id)
 
 
 def row_of(attester: Attester) -> Row:
@@ -214,7 +252,7 @@ def row_of(attester: Attester) -> Row:
         interval_ms=attester.interval_ms,
         lease_ms=attester.lease_ms,
         enrolment=attester.enrolment,
-        identity=attester.identity,
+        identity=identities.stored(attester),
         standing=attester.standing.value,
         state=attester.state.encode(),
         accepted=attester.accepted,

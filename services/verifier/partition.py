@@ -239,7 +239,7 @@ class Partition:
         name, policy = await self.policies.find(event.policy if event is not None and newer else row.policy)
         attester = Attester(row.agent_id, self, policy, name)
         attester.token = subjects.token(row.agent_id)
-        identities.adopt_stored(attester, row.identity)
+        identities.adopt_stored(attester, row.identity, row.enrolment)
         attester.interval_ms, attester.lease_ms = row.interval_ms, row.lease_ms
         attester.standing = Standing(row.standing)
         attester.state = decode_state(row.state)

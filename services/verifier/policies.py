@@ -15,6 +15,9 @@ from schemas.base import Decoder, encode
 from schemas.commands import PolicyRecord, PublishPolicy
 from schemas.subjects import POLICY_NAME
 
+MAX_NAMES = 4096
+"""Policy versions whose digest a worker remembers."""
+
 _RECORD = Decoder[PolicyRecord](PolicyRecord)
 
 
@@ -37,12 +40,16 @@ class Policies:
         self._clock = clock
         self._capacity = capacity
         self._compiled: OrderedDict[str, asyncio.Task[CompiledPolicy]] = OrderedDict()
+        self._digests: dict[str, tuple[str, str]] = {}
+        """``name@version``, which never changes its meaning -> the same and the document's digest."""
 
     async def find(self, reference: str) -> tuple[str, CompiledPolicy]:
         """Return ``name@version`` and the compiled policy for ``name@version`` or ``name`` (then the newest).
 
         :raises UnknownPolicyError: when there is none.
         """
+        if (known := self._digests.get(reference)) is not None:
+            return known[0], await self.compiled(known[1])
         name, version = split(reference)
         if version is None:
             record = next(reversed(await self._records(name)), None)
@@ -51,7 +58,11 @@ class Policies:
             record = _RECORD.decode(entry.value) if entry else None
         if record is None:
             raise UnknownPolicyError(f"there is no policy {reference}")
-        return f"{record.name}@{record.version}", await self.compiled(record.digest)
+        if len(self._digests) >= MAX_NAMES:
+            self._digests.clear()
+        full = f"{record.name}@{record.version}"
+        full, digest = self._digests.setdefault(full, (full, record.digest))
+        return full, await self.compiled(digest)
 
     async def compiled(self, digest: str) -> CompiledPolicy:
         """Return the policy with SHA-256 ``digest``, fetched and compiled at most once at a time."""

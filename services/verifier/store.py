@@ -52,7 +52,7 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
     lease_ms: int
     enrolment: int
     identity: bytes
-    """The registrar's :class:`schemas.enrolment.Identity`, encoded."""
+    """Keys that the registrar has proven (:mod:`services.verifier.identities`)."""
     standing: str
     state: bytes
     accepted: int
@@ -85,6 +85,8 @@ class Store:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        # Built once: it costs more than to write a few rows.
+        self._upsert = _upsert(engine.dialect.name)
 
     async def partition(self, partition: int) -> list[Row]:
         """Return the rows of ``partition``."""
@@ -107,17 +109,11 @@ class Store:
         """
         if not rows:
             return
-        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(ATTESTERS)
-        changed = {column.name: statement.excluded[column.name] for column in ATTESTERS.c if not column.primary_key}
-        upsert = statement.on_conflict_do_update(
-            index_elements=[ATTESTERS.c.agent_id], set_=changed, where=ATTESTERS.c.fence <= statement.excluded.fence
-        )
         # In one order for everybody: two owners that lock the same rows crosswise would end in a deadlock.
         ordered = [msgspec.structs.asdict(row) for row in sorted(rows, key=lambda row: row.agent_id)]
         async with transaction(self._engine) as connection:
             for start in range(0, len(ordered), BATCH):
-                await connection.execute(upsert, ordered[start : start + BATCH])
+                await connection.execute(self._upsert, ordered[start : start + BATCH])
 
     async def delete(self, agent_id: str, fence: int) -> None:
         """Remove the row of ``agent_id`` unless a newer fence has written it."""
@@ -129,6 +125,14 @@ class Store:
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> list[Row]:
         async with reading(self._engine) as connection:
             return [Row(**row) for row in (await connection.execute(query)).mappings()]
+
+
+def _upsert(dialect: str) -> sa.Executable:
+    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(ATTESTERS)
+    changed = {column.name: statement.excluded[column.name] for column in ATTESTERS.c if not column.primary_key}
+    return statement.on_conflict_do_update(
+        index_elements=[ATTESTERS.c.agent_id], set_=changed, where=ATTESTERS.c.fence <= statement.excluded.fence
+    )
 
 
 def pack_findings(findings: list[Finding]) -> bytes:

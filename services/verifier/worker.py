@@ -163,10 +163,11 @@ class Worker:
         if boot_clock() < self._wait_until:
             # The bus may have forgotten the leases of others, who may rely on them for as long as they would have lived.
             share = self._owned
-        for index in [index for index in self._partitions if index not in share]:
-            log.info("partition %d moves to another worker", index)
+        leaving = [index for index in self._partitions if index not in share]
+        if leaving:
+            log.info("partitions %s move to another worker", leaving)
             await self.services.journal.flush()
-            await self._give_up(index)
+            await asyncio.gather(*(self._give_up(index) for index in leaving))
         wanted = share - self._partitions.keys() - self._closing.keys()
         if wanted:
             held = await keyvalue.entries(self._bus, topology.LEASES.name)
