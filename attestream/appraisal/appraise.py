@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from attestream.appraisal.boot import appraise_boot_log, boot_digest
 from attestream.appraisal.clock import note_boot, restarted, went_back
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.entries import Trace
@@ -15,6 +16,7 @@ from attestream.appraisal.policy import CompiledPolicy
 from attestream.appraisal.runtime import Context, appraise_log
 from attestream.appraisal.state import AttesterState
 from attestream.errors import MalformedError, SignatureError, UnsupportedError
+from attestream.ima.boot_aggregate import boot_aggregates as aggregates_of
 from attestream.ima.log import IMA_PCR
 from attestream.ima.memo import Memo
 from attestream.tpm.public import Public
@@ -63,7 +65,7 @@ def appraise(
     :param now: reference time, Unix time in milliseconds.
     :param memo: log entries and signatures that were judged before, of all the fleet; only saves time.
     :param boot_aggregates: allowed as the log's first entry besides the policy's digests: what follows from the boot log,
-        see :func:`attestream.ima.boot_aggregate.boot_aggregates`.
+        see :func:`attestream.ima.boot_aggregate.boot_aggregates`. With a boot policy they follow from the quoted PCRs.
     :param trace: called with each log entry and the decision about it, with the rule that made it. It makes this slow.
     """
     findings = Collector(policy.severities)
@@ -179,8 +181,14 @@ def _appraise_values(
         if values[pcr] not in allowed:
             found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
             findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
+    if policy.boot is not None:
+        state, complete = _appraise_boot(evidence.boot_log, values, policy, state, start_over, findings)
+        if not complete:
+            return state, False
     if context is None:
         return state, True
+    if state.boot:
+        context = context._replace(boot_aggregates=context.boot_aggregates | aggregates_of({policy.bank: values}))
     log = appraise_log(evidence.ima, values[IMA_PCR], context, state=state, rebooted=start_over, findings=findings)
     if not log.complete:
         return state, False
@@ -193,6 +201,26 @@ def _appraise_values(
         ima_keys=log.keys,
         devices=tuple(log.devices.values()),
     ), True
+
+
+def _appraise_boot(
+    log: bytes,
+    values: Mapping[int, bytes],
+    policy: CompiledPolicy,
+    state: AttesterState,
+    start_over: bool,
+    findings: Collector,
+) -> tuple[AttesterState, bool]:
+    """Appraise the boot log unless a good one explained these PCR values before; return also whether none is lacking."""
+    rules = policy.boot
+    if rules is None or boot_digest(rules, values) == state.boot:
+        return state, True
+    if not log and (start_over or state.boot):
+        # It was not asked for: the machine has booted, or a PCR of the boot has moved since.
+        return msgspec.structs.replace(state, boot=b"", pcr_digest=b""), False
+    # What the policy lets pass with a warning is not good: it is said each time.
+    good = appraise_boot_log(log, values, bank=policy.bank, rules=rules, findings=findings)
+    return msgspec.structs.replace(state, boot=boot_digest(rules, values) if good else b""), True
 
 
 def _signed_pcrs(quote: Quote) -> dict[str, set[int]]:
@@ -243,6 +271,7 @@ def _with_clock(state: AttesterState, quote: Quote) -> AttesterState:
         state.ima_padded,
         state.ima_keys,
         state.devices,
+        state.boot,
     )
 
 

@@ -6,17 +6,18 @@ The document is JSON::
      "description": "...",
      "bank": "sha256",
      "pcrs": {"0": ["<hex>", ...], "7": [...]},
+     "boot": {"policy": "example", "reference_states": [{...}, ...]},
      "runtime": {"digests": {"/usr/bin/ls": ["sha256:<hex>", ...]}, "excludes": ["/tmp/.*"]},
      "layers": ["base@1", ...],
      "recovery": "operator",
      "severities": [{"code": "boot[.]pcr-value", "severity": "warning"}],
      "allow_sha1": false}
 
-``pcrs`` and ``runtime`` are optional, but one of them is needed. A PCR may have any of the listed values. ``runtime``: see
-:mod:`attestream.appraisal.runtime_document`. ``layers``: see :mod:`attestream.appraisal.layers`. ``recovery``: who ends a
-failure, the ``operator`` or the next good appraisal (``automatic``). ``severities``: see
-:mod:`attestream.appraisal.severity`. ``allow_sha1`` lets quotes be signed with SHA-1 and the ``bank`` be ``sha1``, for TPMs
-that have nothing better.
+``pcrs``, ``boot`` and ``runtime`` are optional, but one of them is needed. A PCR may have any of the listed values.
+``boot``: see :mod:`attestream.appraisal.boot`. ``runtime``: see :mod:`attestream.appraisal.runtime_document`. ``layers``:
+see :mod:`attestream.appraisal.layers`. ``recovery``: who ends a failure, the ``operator`` or the next good appraisal
+(``automatic``). ``severities``: see :mod:`attestream.appraisal.severity`. ``allow_sha1`` lets quotes be signed with SHA-1
+and the ``bank`` be ``sha1``, for TPMs that have nothing better.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from attestream.appraisal.boot import BootRules, compile_boot
 from attestream.appraisal.document import MAX_DOCUMENT_BYTES as MAX_DOCUMENT_BYTES
 from attestream.appraisal.document import check_keys, choice, hexadecimal, load, shown, truth, values
 from attestream.appraisal.layers import layer_names, merge_layers
@@ -36,13 +38,14 @@ from attestream.errors import MalformedError, PolicyError
 from attestream.ima.digests import digest_text
 from attestream.ima.log import IMA_PCR, read_ascii, read_binary
 from attestream.tpm.algorithms import hash_named
+from attestream.uefi.policy.policies import BUILT_IN, BootPolicy
 
 FORMAT: Final = "attestream-policy/1"
 BANKS: Final = ("sha256", "sha384", "sha512")
 RECOVERIES: Final = ("operator", "automatic")
 PCRS: Final = 24
 
-_OPTIONAL: Final = {"description", "layers", "pcrs", "runtime", "recovery", "severities", "allow_sha1"}
+_OPTIONAL: Final = {"description", "layers", "pcrs", "boot", "runtime", "recovery", "severities", "allow_sha1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,19 @@ class CompiledPolicy:
     severities: Mapping[str, str] = field(default_factory=dict)
     """Code -> severity of findings where the policy changes it."""
     allow_sha1: bool = False
+    boot: BootRules | None = None
 
 
-def compile_policy(document: bytes, layers: Mapping[str, bytes] | None = None) -> CompiledPolicy:
+def compile_policy(
+    document: bytes,
+    layers: Mapping[str, bytes] | None = None,
+    *,
+    boot_policies: Mapping[str, BootPolicy] = BUILT_IN,
+) -> CompiledPolicy:
     """Return the policy in ``document``.
 
     :param layers: ``name@version`` -> document of the layers that it names, see :mod:`attestream.appraisal.layers`.
+    :param boot_policies: those that ``boot`` may name, see :func:`attestream.uefi.policy.policies.with_modules`.
     :raises PolicyError: when it is not valid; the message names the place.
     """
     digest = hashlib.sha256(document)
@@ -79,10 +89,10 @@ def compile_policy(document: bytes, layers: Mapping[str, bytes] | None = None) -
         top = load(merge_layers(document, given))
         for name in layer_names(document):
             digest.update(hashlib.sha256(given[name]).digest())
-    return _compiled(top, digest.hexdigest())
+    return _compiled(top, digest.hexdigest(), boot_policies)
 
 
-def _compiled(top: dict[str, Any], digest: str) -> CompiledPolicy:
+def _compiled(top: dict[str, Any], digest: str, boot_policies: Mapping[str, BootPolicy]) -> CompiledPolicy:
     check_keys(top, "the document", {"format", "bank"}, _OPTIONAL)
     if top["format"] != FORMAT:
         raise PolicyError(f"format: this is {shown(top['format'])}; {FORMAT!r} is understood")
@@ -91,11 +101,12 @@ def _compiled(top: dict[str, Any], digest: str) -> CompiledPolicy:
     recovery = choice(top.get("recovery", "operator"), "recovery", RECOVERIES)
     if not isinstance(top.get("description", ""), str):
         raise PolicyError("description: must be a string")
-    if "pcrs" not in top and "runtime" not in top:
-        raise PolicyError("the document: needs `pcrs` or `runtime`; a policy that demands nothing is not one")
+    if not top.keys() & {"pcrs", "boot", "runtime"}:
+        raise PolicyError("the document: needs `pcrs`, `boot` or `runtime`; a policy that demands nothing is not one")
     pcrs = _pcrs(top["pcrs"], hash_named(bank).size) if "pcrs" in top else {}
     runtime, files = compile_runtime(top["runtime"]) if "runtime" in top else (None, 0)
-    quoted = sorted({*pcrs, *([IMA_PCR] if runtime is not None else [])})
+    boot = compile_boot(top["boot"], boot_policies) if "boot" in top else None
+    quoted = sorted({*pcrs, *(boot.pcrs if boot else ()), *([IMA_PCR] if runtime is not None else [])})
     return CompiledPolicy(
         digest=digest,
         bank=bank,
@@ -107,6 +118,7 @@ def _compiled(top: dict[str, Any], digest: str) -> CompiledPolicy:
         entries=files + sum(map(len, pcrs.values())),
         severities=compile_severities(top.get("severities", [])),
         allow_sha1=allow_sha1,
+        boot=boot,
     )
 
 

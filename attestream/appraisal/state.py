@@ -46,6 +46,8 @@ class AttesterState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Keys that the proven entries put on allowed keyrings."""
     devices: tuple[Device, ...] = ()
     """Devices of the device mapper after the proven entries."""
+    boot: bytes = b""
+    """Digest of the PCR values that a good boot log explained; empty when the log is still to be sent."""
 
     @property
     def known_digest(self) -> bytes:

@@ -1,0 +1,181 @@
+"""The boot log: its form in a policy document, and its appraisal.
+
+In a policy document::
+
+    "boot": {"policy": "example", "reference_states": [{...}, {...}], "pcrs": [11]}
+
+``policy`` is the name of a boot policy (:mod:`attestream.uefi.policy.policies`). A log is good when it is good by any of the
+``reference_states``: so the boot of today and the one after the next update are both allowed. ``pcrs`` are PCRs that must
+replay besides those that the policy judges; a policy that judges none has PCRs 0-7, the firmware's, unless they are named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestream.appraisal.collector import Collector
+from attestream.appraisal.document import check_keys, shown
+from attestream.appraisal.text import printable
+from attestream.errors import MalformedError, PolicyError
+from attestream.uefi.claims import draw_claims
+from attestream.uefi.dictionary import describe
+from attestream.uefi.log import PCR_COUNT, EventLog
+from attestream.uefi.parser import parse_log
+from attestream.uefi.policy.logic import Test
+from attestream.uefi.policy.policies import BUILT_IN, BootPolicy, Judgement, judge
+from attestream.uefi.replay import replay
+
+IMA_PCR: Final = 10
+FIRMWARE_PCRS: Final = frozenset(range(8))
+MAX_REFERENCE_STATES: Final = 64
+MAX_REASON: Final = 400
+"""Characters of a policy's reason that a finding has."""
+_NO_ACTION: Final = "EV_NO_ACTION"
+
+
+@dataclass(frozen=True, slots=True)
+class BootRules:
+    """What a policy document says about the boot log, compiled."""
+
+    name: str
+    """Of the boot policy."""
+    pcrs: tuple[int, ...]
+    """PCRs that must be quoted and be what the log replays to, ascending."""
+    judges: bool
+    """Whether the policy looks at events; otherwise the log needs only to be right."""
+    tests: tuple[Test, ...]
+    """One for each reference state."""
+
+
+def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN) -> BootRules:
+    """Return the rules in the ``boot`` of a policy document.
+
+    :param policies: boot policies by name.
+    :raises PolicyError: naming the place that is not valid.
+    """
+    check_keys(value, "boot", {"policy"}, {"reference_states", "pcrs"})
+    name = value["policy"]
+    policy = policies.get(name) if isinstance(name, str) else None
+    if policy is None:
+        raise PolicyError(f"boot.policy: must be one of {', '.join(sorted(policies))}, not {shown(name)}")
+    states = value.get("reference_states", [])
+    if not isinstance(states, list) or len(states) > MAX_REFERENCE_STATES:
+        raise PolicyError(f"boot.reference_states: must be a list of at most {MAX_REFERENCE_STATES} reference states")
+    if policy.needs_reference and not states:
+        raise PolicyError(f"boot.reference_states: the policy {name} needs at least one")
+    pcrs = (policy.pcrs or (frozenset() if "pcrs" in value else FIRMWARE_PCRS)) | _pcrs(value.get("pcrs", []))
+    if not pcrs:
+        raise PolicyError("boot.pcrs: needs at least one PCR; a log that no PCR proves says nothing")
+    return BootRules(
+        name=policy.name,
+        pcrs=tuple(sorted(pcrs)),
+        judges=bool(policy.pcrs),
+        tests=tuple(_test(policy, state, number) for number, state in enumerate(states or [{}])),
+    )
+
+
+def _test(policy: BootPolicy, state: Any, number: int) -> Test:
+    try:
+        return policy.test_for(state)
+    except PolicyError as error:
+        raise PolicyError(f"boot.reference_states[{number}]: {printable(error.message, MAX_REASON)}") from error
+
+
+def _pcrs(value: Any) -> set[int]:
+    if not isinstance(value, list) or len(value) > PCR_COUNT:
+        raise PolicyError(f"boot.pcrs: must be a list of PCRs from 0 to {PCR_COUNT - 1}")
+    for pcr in value:
+        if type(pcr) is not int or not 0 <= pcr < PCR_COUNT or pcr == IMA_PCR:
+            raise PolicyError(
+                f"boot.pcrs: {shown(pcr)} is no PCR of the boot; they are 0 to {PCR_COUNT - 1} without {IMA_PCR}"
+            )
+    return set(value)
+
+
+def boot_digest(rules: BootRules, quoted: Mapping[int, bytes]) -> bytes:
+    """Return the SHA-256 of the PCR values that the boot log must explain: while they stay, the log need not be sent again.
+
+    :raises KeyError: when one is not in ``quoted``.
+    """
+    return hashlib.sha256(b"".join(len(quoted[pcr]).to_bytes(1, "big") + quoted[pcr] for pcr in rules.pcrs)).digest()
+
+
+def appraise_boot_log(log: bytes, quoted: Mapping[int, bytes], *, bank: str, rules: BootRules, findings: Collector) -> bool:
+    """Add to ``findings`` what is wrong with the boot that ``log`` tells of; return whether nothing is.
+
+    The log is replayed first: what it says is read only when the quote proves it, and only as far as it is proven.
+
+    :param quoted: PCR -> value in ``bank``, from a quote that has been checked; all of ``rules.pcrs`` are among them.
+    """
+    if not log:
+        findings.add("boot.log-missing", f"PCR {rules.pcrs[0]}")
+        return False
+    try:
+        parsed = parse_log(log)
+        if not _is_proven(parsed, quoted, bank, rules, findings):
+            return False
+        return _is_good(proven_dictionary(parsed, bank, frozenset(rules.pcrs)), rules, findings)
+    except MalformedError as error:
+        findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
+        return False
+
+
+def _is_proven(log: EventLog, quoted: Mapping[int, bytes], bank: str, rules: BootRules, findings: Collector) -> bool:
+    if bank not in replay(log).pcrs:
+        findings.add("boot.log-bank", "", f"The boot log has no digests for the bank {bank}.")
+        return False
+    claims = draw_claims(log, bank, {pcr: quoted[pcr] for pcr in rules.pcrs})
+    for pcr in claims.differing:
+        found = f"PCR {pcr} of bank {bank} is {quoted[pcr].hex()}; the boot log replays to another value."
+        findings.add("boot.pcr-mismatch", f"PCR {pcr}", found)
+    if claims.differing or not rules.judges:
+        return not claims.differing
+    for rejected in claims.rejected:
+        reason = f"{rejected.reason[:1].upper()}{rejected.reason[1:]}."
+        findings.add("boot.event-unproven", f"event {rejected.event}", printable(reason))
+    return not claims.rejected
+
+
+def proven_dictionary(log: EventLog, bank: str, proven: frozenset[int]) -> dict[str, Any]:
+    """Return the dictionary form of ``log`` with nothing in it that a quote of the PCRs ``proven`` leaves open.
+
+    Events of other PCRs are left out, as are digests of other banks, and EV_NO_ACTION events but for the header: no PCR ever
+    shows them.
+
+    :raises MalformedError: when an event can not be decoded.
+    """
+    described = describe(log)
+    header = [] if log.header is None else described["events"][:1]
+    events = [_of_bank(event, bank) for event in described["events"][len(header) :] if _is_measured(event, proven)]
+    return {"version": described["version"], "events": header + events, "pcrs": described["pcrs"]}
+
+
+def _is_measured(event: Mapping[str, Any], proven: frozenset[int]) -> bool:
+    return event["PCRIndex"] in proven and event["EventType"] != _NO_ACTION
+
+
+def _of_bank(event: dict[str, Any], bank: str) -> dict[str, Any]:
+    digests = [digest for digest in event["Digests"] or () if digest["AlgorithmId"] == bank]
+    return {**event, "DigestCount": len(digests), "Digests": digests}
+
+
+def _is_good(dictionary: Mapping[str, Any], rules: BootRules, findings: Collector) -> bool:
+    refused: list[Judgement] = []
+    for test in rules.tests:
+        judgement = judge(test, dictionary)
+        if not judgement.reason:
+            return True
+        refused.append(judgement)
+    reasons = dict.fromkeys((judgement.event_reason or judgement.reason).strip() for judgement in refused)
+    told = printable("; or ".join(reasons), MAX_REASON)
+    findings.add("boot.policy", _event(refused[0].event), f"The boot policy {rules.name} refuses the log: {told}.")
+    return False
+
+
+def _event(event: Any) -> str:
+    if not isinstance(event, dict):
+        return ""
+    return printable(f"event {event.get('EventNum')} (PCR {event.get('PCRIndex')}, {event.get('EventType')})")
