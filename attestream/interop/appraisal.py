@@ -21,8 +21,8 @@ from schemas.events import Finding
 
 NO_POLICY: Final = TpmPolicy({}, 0)
 
-LogCheck = Callable[[bytes], Sequence[Finding]]
-"""Appraises the IMA log against the quoted PCR 10."""
+LogCheck = Callable[[bytes], Sequence[str]]
+"""Appraises the IMA log against the quoted PCR 10; it answers with event ids (:mod:`attestream.interop.ima_list`)."""
 
 
 class BootCheck(Protocol):
@@ -63,7 +63,7 @@ class QuoteAppraisal:
     event_ids: tuple[str, ...]
     """What was found, in the incumbent's order; the quote is good when there is nothing."""
     findings: tuple[Finding, ...]
-    """The same in our words, without what the boot log's check found."""
+    """The same in our words, without what the checks of the logs found."""
     clock: ClockInfo
     """The clock to be remembered."""
     pcrs: Mapping[int, bytes] = field(default_factory=dict)
@@ -145,7 +145,10 @@ class _Checks:
             self._check_binding(self._request.bound_text)
         if IMA_PCR in self._pcrs:
             self._checked.add(IMA_PCR)
-            self._note(self._request.log(self._pcrs[IMA_PCR]) if self._request.log else [finding("runtime.log-missing")])
+            if self._request.log:
+                self.event_ids += self._request.log(self._pcrs[IMA_PCR])
+            else:
+                self._note([finding("runtime.log-missing")])
         if boot and not unreadable:
             found, compared = boot.compare(self._pcrs)
             self.event_ids += found

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from attestream.appraisal.findings import FAILURE
 from schemas.events import Finding
 
 IRRECOVERABLE: Final = ("qoute_validation", "internal", "default", "tee_attestation")
@@ -154,8 +155,8 @@ def event_id(found: Finding, *, policy_name: str = "") -> str:
 
 
 def event_ids(findings: Iterable[Finding], *, policy_name: str = "") -> list[str]:
-    """Return the event ids of findings in their order."""
-    return [event_id(found, policy_name=policy_name) for found in findings]
+    """Return the event ids of the findings that end trust, in their order: an event of theirs always does."""
+    return [event_id(found, policy_name=policy_name) for found in findings if found.severity == FAILURE]
 
 
 def is_recoverable(event: str) -> bool:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attestream.appraisal.collector import Collector
-from attestream.appraisal.policy import compile_policy
-from attestream.appraisal.runtime import appraise_log
-from attestream.appraisal.state import fresh
 from attestream.errors import AttestreamError
+from attestream.ima.keys import KeyRing
 from attestream.interop.appraisal import LogCheck, appraise_quote, request_of
 from attestream.interop.clock import UNSEEN
 from attestream.interop.events import is_recoverable
+from attestream.interop.ima_list import ListState, Setting, appraise_list
 from attestream.interop.keys import read_public
 from attestream.interop.quotes import parse_quote_text
+from attestream.interop.runtime_policy import convert_runtime_policy
 from attestream.interop.severity import SeverityPolicy
 from attestream.interop.tpm_policy import read_tpm_policy
 from attestream.tpm.structures import ClockInfo
-from schemas.attestation import ImaDelta
-from schemas.events import Finding
 from tests.conformance.outcome import Outcome
 from tests.conformance.quote import clock_values
 
@@ -65,29 +61,16 @@ def _clock(info: Any) -> ClockInfo:
 
 def _log_check(inputs: Any, proven: list[int]) -> LogCheck | None:
     """Return the check of the case's IMA log, which notes the number of proven entries in ``proven``."""
-    text = inputs.get("ima_measurement_list")
+    text, policy = inputs.get("ima_measurement_list"), inputs.get("runtime_policy")
     if text is None:
         return None
-    lines = [line for line in text.split("\n") if line]
-    policy = _policy(inputs.get("runtime_policy"))
-    delta = ImaDelta(ima_first=0, count=len(lines), data="".join(f"{line}\n" for line in lines).encode(), ascii=True)
-    bank = inputs.get("hash_alg") or "sha256"
+    converted = convert_runtime_policy(policy, strict=False) if policy is not None else None
+    setting = Setting(converted, KeyRing(), inputs.get("hash_alg") or "sha256")
 
-    def check(quoted: bytes) -> Sequence[Finding]:
-        findings = Collector()
-        log = appraise_log(delta, quoted, bank=bank, policy=policy, state=fresh(), rebooted=False, findings=findings)
-        proven.append(log.entries)
-        return findings.all()
+    def check(quoted: bytes) -> Sequence[str]:
+        # One-shot evidence comes from an agent of which no state is kept.
+        outcome = appraise_list(text.split("\n"), quoted, setting, None if inputs.get("mode") == "evidence" else ListState())
+        proven.append(outcome.state.next_entry)
+        return outcome.event_ids
 
     return check
-
-
-def _policy(document: Any) -> Any:
-    names = {40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
-    digests = {
-        path: [f"{names[len(value)]}:{value}" for value in values]
-        for path, values in (document or {}).get("digests", {}).items()
-    }
-    excludes = [f"(?:{expression}).*" for expression in (document or {}).get("excludes", [])]
-    native = {"format": "attestream-policy/1", "bank": "sha256", "runtime": {"digests": digests, "excludes": excludes}}
-    return compile_policy(json.dumps(native).encode()).runtime

@@ -152,11 +152,15 @@ def test_an_excuse_for_one_value_covers_no_other(tmp_path):
 
 def test_an_excuse_that_is_not_needed_fails_the_run(tmp_path):
     write(tmp_path, PASS)
-    for rows in ([excuse()], [excuse(case="a-gone")]):
-        report = run(tmp_path, Outcome("pass"), rows)
+    for row in (excuse(), excuse(case="", pattern="a-[0-9]"), excuse(value="name")):
+        report = run(tmp_path, Outcome("pass"), [row])
         assert not report.good
         assert report.problems[0].startswith("excuse not needed: a ")
-    assert run(tmp_path, Outcome("pass"), [excuse(category="b")]).good
+
+
+def test_an_excuse_for_a_case_of_another_folder_is_none(tmp_path):
+    write(tmp_path, PASS)
+    assert run(tmp_path, Outcome("pass"), [excuse(case="a-gone"), excuse(category="b")]).good
 
 
 ROW = '[[deviation]]\ncategory = "a"\nreason = "r"\nright = "x"\n'
