@@ -13,6 +13,9 @@ from typing import Any, Final
 
 from attestream.tpm.algorithms import hash_named
 from attestream.tpm.structures import parse_quote
+from attestream.uefi.kinds import NO_ACTION
+from attestream.uefi.parser import parse_log
+from attestream.uefi.replay import BANKS
 from devtools import ima_log
 from devtools.soft_tpm import SoftTpm
 from schemas.attestation import Challenge, Evidence, ImaDelta, qualifying_data
@@ -67,6 +70,14 @@ class SoftAgent:
         """Append the kernel's first record: the digest of PCRs 0 to 9 (``ima_crypto.c``, ``ima_calc_boot_aggregate``)."""
         values = b"".join(self.tpm.pcr(bank, pcr) for pcr in range(10))
         self.run("boot_aggregate", hash_named(bank).digest(values), hash_name=bank)
+
+    def boot(self, log: bytes) -> None:
+        """Extend the PCRs as the firmware and boot loaders did that wrote ``log``, and send it when it is asked for."""
+        for event in parse_log(log).events:
+            if event.kind != NO_ACTION:
+                values = {BANKS[digest.algorithm]: digest.value for digest in event.digests}
+                self.tpm.extend(event.pcr, {bank: value for bank, value in values.items() if bank in self.tpm.banks})
+        self.boot_log = log
 
     def reboot(self) -> None:
         """Reset the TPM and start an empty log."""

@@ -83,6 +83,11 @@ def appraise(
     return _appraise_claims(evidence, quote, policy, state, findings, context)
 
 
+def needs_boot_log(policy: CompiledPolicy, state: AttesterState) -> bool:
+    """Return whether the next challenge must ask for the boot log: the policy has rules for it, and no good one is known."""
+    return policy.boot is not None and not (state.boot and state.policy == policy.digest)
+
+
 def _authenticate(
     evidence: Evidence, agent_id: str, ak: Public, policy: CompiledPolicy, state: AttesterState, findings: Collector
 ) -> Quote | None:

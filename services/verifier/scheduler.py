@@ -16,6 +16,7 @@ from typing import Final
 import nats.errors
 
 from attestream.appraisal import freshness
+from attestream.appraisal.appraise import needs_boot_log
 from attestream.bus.connection import Bus
 from attestream.errors import AttestreamError
 from attestream.telemetry import CHALLENGES_MISSED, counter
@@ -158,6 +159,7 @@ class Scheduler:
             deadline=now + self._timeout,
             banks=policy.selection,
             ima_from=state.ima_entries if policy.runtime is not None else None,
+            boot_log=needs_boot_log(policy, state),
             known_digest=state.known_digest,
         )
         attester.in_flight = True
