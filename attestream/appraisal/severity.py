@@ -38,6 +38,13 @@ PROTOCOL: Final = frozenset(
 
 PROOF: Final = frozenset(
     {
+        "boot.log-missing",
+        "boot.log-malformed",
+        "boot.log-bank",
+        "boot.pcr-mismatch",
+        "boot.pcr-uncovered",
+        "boot.event-unproven",
+        "boot.reference-invalid",
         "runtime.log-missing",
         "runtime.log-empty",
         "runtime.log-count",
@@ -47,10 +54,11 @@ PROOF: Final = frozenset(
         "runtime.entry-malformed",
         "runtime.entry-digest",
         "runtime.entry-pcr",
+        "runtime.buffer-altered",
         "runtime.template-unknown",
     }
 )
-"""Failures after which the log proves nothing, besides all failures of identity and quote. They stay failures."""
+"""Failures after which a log proves nothing, besides all failures of identity and quote. They stay failures."""
 
 
 def compile_severities(rules: Any, place: str = "severities") -> dict[str, str]:

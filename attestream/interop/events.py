@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from attestream.appraisal.findings import FAILURE
+from attestream.appraisal.findings import FAILURE, FINDINGS
 from schemas.events import Finding
 
 IRRECOVERABLE: Final = ("qoute_validation", "internal", "default", "tee_attestation")
@@ -22,7 +22,8 @@ POLICY: Final = "<name>"
 _QUOTE: Final = "qoute_validation.quote_validation"
 
 EVENTS: Final = {
-    "identity.agent-mismatch": "qoute_validation.invalid_data",
+    # Keys and certificates are judged at registration, where there are no events: these would end trust afterwards.
+    **{code: "qoute_validation.invalid_data" for code, kind in FINDINGS.items() if kind.layer == "identity"},
     "identity.transport-key": f"pcr_validation.invalid_pcr_{PCR}",
     "identity.binding-missing": f"pcr_validation.missing_pcr_{PCR}",
     "identity.binding-mismatch": f"pcr_validation.invalid_pcr_{PCR}",
@@ -105,7 +106,6 @@ _CONFIGURED: Final = "A setting or policy that is not valid is refused when it i
 _PARSER: Final = "Our own parser reads the log: there is no other program and no intermediate text that could fail."
 _PAYLOAD: Final = "There is no second key share (V) to deliver: payloads are not part of attestation."
 _TEE: Final = "Evidence of confidential computing is another kind of evidence; it has no TPM quote."
-_DM: Final = "Never raised there either: the check at the end of the log is not called."
 
 NOT_APPLICABLE: Final = {
     "qoute_validation.no_pubkey": "The transport key is bound by the quote and known from enrolment: it can not be absent.",
@@ -125,8 +125,8 @@ NOT_APPLICABLE: Final = {
     "internal.verifier.version_not_supported": "A message of a version that is not known is refused as malformed.",
     "default.missing_param": _REQUEST,
     "default.missing_policy": _REQUEST,
-    "ima.validation.dm.device_invalid_state": _DM,
-    "ima.validation.dm.required_policy_not_in_use": _DM,
+    "ima.validation.no_validator": "Each template that can be parsed is judged.",
+    "ima.validation.dm.invalid_event_type": "An event of an unknown name can not be read: ima.validation.dm.parsing_failed.",
     "tee_attestation.missing_param": _TEE,
     "tee_attestation.invalid.tee": _TEE,
     "tee_attestation.invalid_input": _TEE,
