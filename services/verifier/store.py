@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -87,10 +88,19 @@ class Store:
         self._engine = engine
         # Built once: it costs more than to write a few rows.
         self._upsert = _upsert(engine.dialect.name)
+        self._asked: dict[int, list[asyncio.Future[list[Row]]]] = {}
+        self._answering: asyncio.Task[None] | None = None
 
     async def partition(self, partition: int) -> list[Row]:
-        """Return the rows of ``partition``."""
-        return await self._rows(sa.select(ATTESTERS).where(ATTESTERS.c.partition == partition))
+        """Return the rows of ``partition``. Calls for several that wait at the same time become one query.
+
+        :raises StorageError: when the database does not answer.
+        """
+        answer: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(partition, []).append(answer)
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer())
+        return await answer
 
     async def agent(self, agent_id: str) -> Row | None:
         """Return the row of ``agent_id``."""
@@ -121,6 +131,23 @@ class Store:
             await connection.execute(
                 sa.delete(ATTESTERS).where(ATTESTERS.c.agent_id == agent_id, ATTESTERS.c.fence <= fence)
             )
+
+    async def _answer(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            waiting = [(partition, answer) for partition, answers in asked.items() for answer in answers]
+            found: dict[int, list[Row]] = {partition: [] for partition in asked}
+            try:
+                for row in await self._rows(sa.select(ATTESTERS).where(ATTESTERS.c.partition.in_(asked))):
+                    found[row.partition].append(row)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the rows are waited for
+                for _, answer in waiting:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for partition, answer in waiting:
+                    if not answer.done():
+                        answer.set_result(found[partition])
 
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> list[Row]:
         async with reading(self._engine) as connection:

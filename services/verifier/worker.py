@@ -30,7 +30,7 @@ from services.verifier.store import Store
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.25
+LOOK_S: Final = 0.1
 """Time between two looks at who is alive and which leases are free."""
 
 _EVIDENCE: Final = Decoder[Evidence](Evidence)

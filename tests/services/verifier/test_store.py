@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from attestream.database import migrate, open_engine
+from attestream.errors import StorageError
 from services.verifier.store import BATCH, Row, Store, pack_findings
 
 
@@ -90,3 +91,28 @@ async def test_more_rows_than_one_statement_holds(store):
     assert len(await store.partition(7)) == 2 * BATCH + 1
     page = await store.page("agent-0499", 3)
     assert [row.agent_id for row in page] == ["agent-0500", "agent-0501", "agent-0502"]
+
+
+async def test_partitions_that_are_asked_for_together_each_get_their_rows(store):
+    await store.save([a_row(f"{partition}-{number}", partition=partition) for partition in range(8) for number in range(3)])
+    answers = await asyncio.gather(*(store.partition(partition) for partition in (*range(9), 3)))
+    for partition, rows in enumerate(answers[:9]):
+        expected = {f"{partition}-{number}" for number in range(3)} if partition < 8 else set()
+        assert {row.agent_id for row in rows} == expected
+    assert answers[9] == answers[3]
+
+
+async def test_everybody_who_asks_a_database_without_tables_is_told(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/empty.db")
+    store = Store(engine)
+    answers = await asyncio.gather(*(store.partition(partition) for partition in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StorageError] * 3
+    await engine.dispose()
+
+
+async def test_one_who_gives_up_does_not_disturb_the_others(store):
+    await store.save([a_row()])
+    hasty, patient = asyncio.create_task(store.partition(7)), asyncio.create_task(store.partition(7))
+    await asyncio.sleep(0)
+    hasty.cancel()
+    assert await patient == [a_row()]
