@@ -25,12 +25,35 @@ Trace = Callable[[Entry, Decision], None]
 """Called with an entry and the decision about it."""
 
 
+_LISTED: Final = Decision("runtime.digests")
+
+
 class EntryJudge:
     """Judges the entries of one log in their order.
 
     :param scope: digest of the policy document, see :class:`attestream.appraisal.runtime.Context`.
     :param padded: whether the kernel pads SHA-1 digests.
     """
+
+    __slots__ = (
+        "_aggregates",
+        "_by_digest_alone",
+        "_cleared",
+        "_digests",
+        "_extend",
+        "_extended",
+        "_findings",
+        "_memo",
+        "_parse",
+        "_plain",
+        "_policy",
+        "_refused",
+        "_ring",
+        "_scope",
+        "_trace",
+        "devices",
+        "keys",
+    )
 
     def __init__(
         self,
@@ -49,8 +72,10 @@ class EntryJudge:
     ) -> None:
         self._policy = policy
         self._by_digest_alone = policy.by_digest_alone and trace is None
-        self._parse = form.parse
+        self._digests = policy.digests
+        self._parse, self._plain = form.parse, form.plain
         self._extend = extension(bank, padded=padded)
+        self._extended = self._extend.of
         self._findings = findings
         self._memo = memo
         self._cleared = memo.cleared if memo is not None and scope and trace is None else None
@@ -65,8 +90,13 @@ class EntryJudge:
         self._refused = 0
 
     def known(self) -> Mapping[bytes, bytes]:
-        """Return records that need no judgement, with what they extend. Stale after the next :meth:`judge`."""
+        """Return records that need no judgement, with what they extend; stale when :attr:`generation` changes."""
         return self._cleared.known(self._scope) if self._cleared is not None else {}
+
+    @property
+    def generation(self) -> int:
+        """Changes when what :meth:`known` gave is stale."""
+        return self._cleared.generation if self._cleared is not None else 0
 
     def judge(self, record: bytes, index: int, tail: bool) -> bytes:
         """Judge the entry in ``record`` and return what it extends.
@@ -77,22 +107,32 @@ class EntryJudge:
         :raises UnsupportedError: when its template is unknown.
         """
         cleared = self._cleared
-        if cleared is not None and (value := cleared.recall(self._scope, record)) is not None:
+        if cleared is not None and cleared.generation and (value := cleared.recall(self._scope, record)) is not None:
             return value
+        if self._by_digest_alone and (plain := self._plain(record)) is not None:
+            # Nearly every entry ends here: a file with a listed digest, and nothing out of the ordinary.
+            path, digest, data = plain
+            allowed = self._digests.get(path)
+            if allowed is not None and (digest == allowed if type(allowed) is bytes else digest in allowed):
+                value = self._extended(data)
+                if cleared is not None:
+                    cleared.add(self._scope, record, value)
+                return value
         entry = make_entry(self._parse(record), self._extend)
         if entry.violation or not entry.consistent or entry.pcr != IMA_PCR:
             self._note_oddity(entry, index, tail)
             return entry.value
-        if self._by_digest_alone and entry.buffer is None:
-            allowed = self._policy.digests.get(entry.path)
-            if allowed is not None and (entry.digest == allowed if type(allowed) is bytes else entry.digest in allowed):
-                if cleared is not None:
-                    cleared.add(self._scope, record, entry.value)
-                return entry.value
-        decision = self._decide(entry)
+        if self._by_digest_alone and entry.buffer is None and self._is_listed(entry):
+            decision = _LISTED
+        else:
+            decision = self._decide(entry)
         if cleared is not None and decision.allowed and decision.lasting:
             cleared.add(self._scope, record, entry.value)
         return entry.value
+
+    def _is_listed(self, entry: Entry) -> bool:
+        allowed = self._digests.get(entry.path)
+        return allowed is not None and (entry.digest == allowed if type(allowed) is bytes else entry.digest in allowed)
 
     def _decide(self, entry: Entry) -> Decision:
         if entry.buffer is not None and self._policy.devices is not None and _name(entry) in EVENTS:

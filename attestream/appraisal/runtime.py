@@ -184,13 +184,14 @@ class _Walk:
         new = bank_hash(self._context.bank)
         judge, quoted, first = self._judge, self._quoted, self._delta.ima_first
         value, proven, seen = self._value, self.proven is not None, 0
-        known = judge.known()
+        known, generation = judge.known(), judge.generation
         try:
             for record in self._form.split(self._delta.data):
                 extended = known.get(record)
                 if extended is None:
                     extended = judge.judge(record, first + seen, proven)
-                    known = judge.known()
+                    if judge.generation != generation:
+                        known, generation = judge.known(), judge.generation
                 seen += 1
                 if not proven:
                     value = new(value + extended).digest()

@@ -16,7 +16,7 @@ import msgspec
 from attestream.errors import MalformedError
 from attestream.ima.fields import from_hex
 from attestream.ima.hashing import HASHES, Extension, bank_hash, extension
-from attestream.ima.templates import LEGACY, TEMPLATES, legacy_data, template_named
+from attestream.ima.templates import LEGACY, MAX_PATH_BYTES, TEMPLATES, legacy_data, template_named
 
 IMA_PCR: Final = 10
 MAX_TEMPLATE_NAME: Final = 128
@@ -26,6 +26,11 @@ MAX_TEMPLATE_DATA: Final = 1 << 20
 _LEGACY_DIGEST: Final = 20
 
 _length_at: Final = Struct("<I").unpack_from
+_SHA1: Final = HASHES["sha1"]
+_IN_PCR_10: Final = IMA_PCR.to_bytes(4, "little")
+_NAMED_NG: Final = b"\x06\x00\x00\x00ima-ng"
+_WITH_SHA256: Final = b"\x28\x00\x00\x00sha256:\x00"
+
 _LOG_HASHES: Final = {new(b"").digest_size: new for new in HASHES.values()}
 
 Raw = tuple[int, bytes, bytes, bytes]
@@ -55,6 +60,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """The template's other fields in their order: ``d-modsig`` and ``modsig`` of ``ima-modsig``, the rest of ``evm-sig``."""
 
 
+Plain = tuple[bytes, bytes, bytes]
+"""Path, file digest (field ``d-ng``), template data."""
+
+
 class Form(NamedTuple):
     """One of the forms of the log, in two steps: so that what is known of a record need not be parsed again."""
 
@@ -62,6 +71,8 @@ class Form(NamedTuple):
     """Log -> records; raises MalformedError at the first that is none."""
     parse: Callable[[bytes], Raw]
     """Record -> its parts; raises MalformedError or UnsupportedError."""
+    plain: Callable[[bytes], Plain | None]
+    """Record -> what it says when it is of the most common kind, and well formed; otherwise None, which says nothing."""
 
 
 def split_binary(log: bytes, digest_size: int = 20) -> Iterator[bytes]:
@@ -114,6 +125,23 @@ def parse_binary(record: bytes, digest_size: int = 20) -> Raw:
     return pcr, digest, name, record[data_at + 4 :]
 
 
+def plain_binary(record: bytes) -> Plain | None:
+    """Return what a record of ``ima-ng`` with SHA-256 in PCR 10 says, when its template digest is right.
+
+    It takes half the time of :func:`make_entry`, which reads every record, this kind included.
+    """
+    if record[:4] != _IN_PCR_10 or record[24:34] != _NAMED_NG:
+        return None
+    data = record[38:]
+    size = len(data)
+    if size < 50 or not data.startswith(_WITH_SHA256) or _length_at(data, 44)[0] != size - 48 or data[-1]:
+        return None
+    path = data[48:-1]
+    if b"\x00" in path or size > MAX_PATH_BYTES or _SHA1(data).digest() != record[4:24]:
+        return None
+    return path, data[4:44], data
+
+
 def split_ascii(log: bytes) -> Iterator[bytes]:
     """Yield the lines of ``ascii_runtime_measurements``."""
     offset, size = 0, len(log)
@@ -138,8 +166,12 @@ def parse_ascii(line: bytes) -> Raw:
     return int(pcr), from_hex(digest), name, template_named(name).from_ascii(fields)
 
 
-BINARY: Final = Form(split_binary, parse_binary)
-ASCII: Final = Form(split_ascii, parse_ascii)
+def _never(line: bytes) -> Plain | None:  # noqa: ARG001  # called like plain_binary
+    return None
+
+
+BINARY: Final = Form(split_binary, parse_binary, plain_binary)
+ASCII: Final = Form(split_ascii, parse_ascii, _never)
 
 
 def read_binary(log: bytes, bank: str, *, log_hash: str = "sha1") -> Iterator[Entry]:
@@ -152,7 +184,7 @@ def read_binary(log: bytes, bank: str, *, log_hash: str = "sha1") -> Iterator[En
     size = bank_hash(log_hash)(b"").digest_size
     if size == 20:
         return _read(BINARY, log, extension(bank))
-    form = Form(partial(split_binary, digest_size=size), partial(parse_binary, digest_size=size))
+    form = Form(partial(split_binary, digest_size=size), partial(parse_binary, digest_size=size), _never)
     return _read(form, log, extension(bank))
 
 

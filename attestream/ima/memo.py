@@ -42,16 +42,18 @@ class Generations(Generic[_Value]):
 class Cleared:
     """Records that a policy allows for what they are, with what each extends. One bound for all policies together."""
 
-    __slots__ = ("_count", "_limit", "_old", "_young")
+    __slots__ = ("_count", "_limit", "_old", "_young", "generation")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._young: dict[str, dict[bytes, bytes]] = {}
         self._old: dict[str, dict[bytes, bytes]] = {}
         self._count = 0
+        self.generation = 0
+        """Counts how often the younger generation became the older one: then what :meth:`known` gave is stale."""
 
     def known(self, scope: str) -> dict[bytes, bytes]:
-        """Return the younger records of ``scope``, to look up in. It goes stale with the next :meth:`add`."""
+        """Return the younger records of ``scope``, to look up in until :attr:`generation` changes."""
         found = self._young.get(scope)
         if found is None:
             found = self._young[scope] = {}
@@ -59,7 +61,8 @@ class Cleared:
 
     def recall(self, scope: str, record: bytes) -> bytes | None:
         """Return what ``record`` extends when only the older generation knows it, and make it young again."""
-        value = self._old.get(scope, {}).get(record)
+        older = self._old.get(scope)
+        value = older.get(record) if older is not None else None
         if value is not None:
             self.add(scope, record, value)
         return value
@@ -70,7 +73,11 @@ class Cleared:
             return
         if self._count >= self._limit:
             self._old, self._young, self._count = self._young, {}, 0
-        self.known(scope)[record] = value
+            self.generation += 1
+        young = self._young.get(scope)
+        if young is None:
+            young = self.known(scope)
+        young[record] = value
         self._count += 1
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from attestream.errors import MalformedError, UnsupportedError
-from attestream.ima.digests import DIGEST_SIZES, check_digest, check_typed_digest, legacy_digest
+from attestream.ima.digests import check_digest, check_typed_digest, legacy_digest
 from attestream.ima.fields import IN_ASCII, from_hex, sized
 
 MAX_PATH_BYTES: Final = 4096
@@ -94,19 +94,11 @@ def _path(name: bytes) -> bytes:
 def _read_ng(data: bytes) -> Measurement:
     """Read ``d-ng|n-ng``: nearly every entry of nearly every log, hence without a loop."""
     size = len(data)
-    if size < 8:
+    if size < 8 or (middle := 4 + _length_at(data)[0]) + 4 > size:
         raise MalformedError("the template data ends before its fields")
-    middle = 4 + _length_at(data, 0)[0]
-    if middle + 4 > size or middle + 4 + _length_at(data, middle)[0] != size:
+    if middle + 4 + _length_at(data, middle)[0] != size:
         raise MalformedError("the fields do not fill the template data")
-    digest = data[4:middle]
-    algorithm, separator, value = digest.partition(b":\x00")
-    if not separator or DIGEST_SIZES.get(algorithm) != len(value):
-        raise MalformedError("the file digest is not one that the kernel makes")
-    path = data[middle + 4 : -1]
-    if not path or data[-1] or b"\x00" in path or len(path) > MAX_PATH_BYTES:
-        _path(data[middle + 4 :])
-    return path, digest, b"", None, ()
+    return _path(data[middle + 4 :]), check_digest(data[4:middle]), b"", None, ()
 
 
 def _read_fields(names: tuple[str, ...], data: bytes) -> Measurement:
