@@ -113,6 +113,8 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Name of this worker, unique among those alive; empty (default): a random one."""
     partition_lease_s: Annotated[int, Meta(ge=1, le=60)] = 2
     """Seconds after which the partitions of a silent worker pass to others; default 2."""
+    boot_policy_modules: list[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}\Z")]] = []
+    """Python modules with boot policies of your own; default none."""
 
 
 class Webhook(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
 from attestream.bus import keyvalue, objects
 from attestream.bus.connection import Bus
 from attestream.errors import FencedError, PolicyError, UnknownPolicyError
+from attestream.uefi.policy.policies import BUILT_IN, BootPolicy
 from schemas import topology
 from schemas.base import Decoder, encode
 from schemas.commands import PolicyRecord, PublishPolicy
@@ -35,10 +36,17 @@ def split(reference: str) -> tuple[str, int | None]:
 class Policies:
     """The worker's compiled policies, at most ``capacity`` besides those in use."""
 
-    def __init__(self, bus: Bus, clock: Callable[[], int], capacity: int = 64) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Callable[[], int],
+        capacity: int = 64,
+        boot_policies: Mapping[str, BootPolicy] = BUILT_IN,
+    ) -> None:
         self._bus = bus
         self._clock = clock
         self._capacity = capacity
+        self._boot_policies = boot_policies
         self._compiled: OrderedDict[str, asyncio.Task[CompiledPolicy]] = OrderedDict()
         self._digests: dict[str, tuple[str, str]] = {}
         """``name@version``, which never changes its meaning -> the same and the document's digest."""
@@ -119,4 +127,4 @@ class Policies:
         if document is None:
             raise UnknownPolicyError(f"there is no policy document {digest[:64]}")
         # Compilation of a large policy takes long enough to hold up every other agent of the worker.
-        return await asyncio.to_thread(compile_policy, document)
+        return await asyncio.to_thread(compile_policy, document, boot_policies=self._boot_policies)

@@ -19,6 +19,7 @@ from schemas.attestation import Evidence
 from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import WorkerStatus
 from services.verifier.attester import Attester
+from services.verifier.boot_modules import load_boot_policies
 from services.verifier.desk import Desk
 from services.verifier.journal import Journal
 from services.verifier.lease import Lease, boot_clock
@@ -73,7 +74,7 @@ class Worker:
             settings=settings,
             clock=clock,
             store=store,
-            policies=Policies(bus, clock),
+            policies=Policies(bus, clock, boot_policies=load_boot_policies(settings.boot_policy_modules)),
             journal=journal,
             scheduler=self.scheduler,
             desk=desk,
