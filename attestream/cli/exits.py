@@ -18,7 +18,8 @@ INTERRUPTED: Final = 130
 
 HELP: Final = (
     "Exit codes: 0 done; 1 refused, or some of several failed; 2 wrong argument or configuration; 3 the bus or a service "
-    "does not answer, or a command is accepted but not executed yet; 4 not trusted (`agents show --check`); 130 interrupted."
+    "does not answer, or a command is accepted but not executed yet; 4 not trusted (`agents show --check`, "
+    "`appraise`); 130 interrupted."
 )
 
 

@@ -11,6 +11,9 @@ import click
 from attestream.cli import output
 from attestream.cli.durations import ago
 from attestream.cli.output import write_json
+from attestream.cli.policy_create import create
+from attestream.cli.policy_documents import convert, sign, verify
+from attestream.cli.policy_review import check, diff
 from attestream.cli.session import Session, complete, json_option, pass_session
 from schemas.commands import PolicyRecord
 
@@ -19,7 +22,11 @@ _file = click.argument("file", type=click.File("rb"), metavar="FILE")
 
 @click.group()
 def policy() -> None:
-    """Publish and read policies. A version never changes."""
+    """Make, check, publish and read policies. A version never changes."""
+
+
+for _command in (create, convert, sign, verify, diff, check):
+    policy.add_command(_command)
 
 
 @policy.command()

@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Final
 
-import re2
-
 from attestream.appraisal.text import printable
-from attestream.errors import PolicyError
+from attestream.errors import PolicyError, UnsupportedError
+from attestream.interop.expressions import compile_matching, to_re2
 
 MAX_EXCLUDES: Final = 10_000
 MAX_EXPRESSION: Final = 65_536
@@ -19,6 +18,8 @@ MAX_COMBINED: Final = 1 << 20
 """Characters of all expressions in one."""
 
 _COMMENT: Final = "#"
+_ALIKE: Final = re.compile(r"(?:[A-Za-z0-9_/ ,:@~%=.|()-]|\\[.+*?()/-]|\[\^?[A-Za-z0-9_/.]+\]|(?<=[.\])])[*+](?![*+?]))*")
+"""Expressions that Python and RE2 read alike."""
 
 
 def compile_excludes(excludes: Any) -> str | None:
@@ -52,19 +53,16 @@ def native_excludes(excludes: Iterable[str]) -> list[str]:
     """
     made = []
     for number, text in enumerate(excludes):
-        whole = f"(?:{text})(?s:.*)"
-        options = re2.Options()
-        options.log_errors = False
         try:
-            # Alone as well: `a)|(b` would be valid only within the brackets.
-            re2.compile(text, options)
-            re2.compile(whole, options)
-        except (re2.error, UnicodeEncodeError) as error:
+            # Checked whole either way; an expression that means the same to both keeps its words.
+            translated = to_re2(text)
+            compile_matching(text, whole=False)
+        except (PolicyError, UnsupportedError) as error:
             raise PolicyError(
-                f"excludes[{number}]: {printable(text, 100)!r} is not an RE2 expression",
+                f"excludes[{number}]: {printable(text, 100)!r} is not an RE2 expression: {error.message}",
                 remedy="Write it without look-around and back-references; list several expressions instead.",
             ) from error
-        made.append(whole)
+        made.append(f"(?:{text if _ALIKE.fullmatch(text) else translated})(?s:.*)")
     return made
 
 

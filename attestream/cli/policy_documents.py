@@ -1,0 +1,211 @@
+"""The commands ``policy convert``, ``policy sign`` and ``policy verify``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attestream.cli.documents import input_path, output_option, read, read_text, write, write_document
+from attestream.cli.output import note, write_json
+from attestream.cli.session import json_option
+from attestream.errors import MalformedError, PolicyError
+
+if TYPE_CHECKING:
+    from attestream.interop.runtime_conversion import Converted
+
+
+@click.command()
+@click.argument("file", type=input_path)
+@click.option("--to", "form", type=click.Choice(["attestream", "keylime"]), default="attestream", show_default=True)
+@click.option("--exclude-list", "exclude_lists", type=input_path, multiple=True, help="File with one REGEX in each line.")
+@click.option("--key", "keys", type=input_path, multiple=True, help="Key or certificate that signs files.")
+@click.option("--bank", default="sha256", show_default=True, help="PCR bank to be quoted.")
+@click.option("--description", default="", help="What the policy is for.")
+@output_option
+@json_option
+def convert(
+    file: Path,
+    form: str,
+    exclude_lists: tuple[Path, ...],
+    keys: tuple[Path, ...],
+    bank: str,
+    description: str,
+    target: Path | None,
+    as_json: bool,
+) -> None:
+    """Convert FILE: a Keylime runtime policy (signed or not), a JSON allowlist, or a flat allowlist.
+
+    A signature is not verified: use `policy verify` before.
+    """
+    from attestream.interop.excludes import read_exclude_list
+    from attestream.interop.native import native_document
+    from attestream.interop.runtime_conversion import update_policy
+    from attestream.interop.runtime_schema import check_runtime_policy
+
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    found = _read_policy(read_text(file), now)
+    excludes = [line for path in exclude_lists for line in read_exclude_list(read_text(path))]
+    updated = update_policy(found.policy, excludes=excludes, keys=[(str(path), read(path)) for path in keys], timestamp=now)
+    remarks = [*found.remarks, *updated.remarks]
+    document = updated.policy
+    if form == "attestream":
+        native = native_document(_named_alike(document), bank=bank, description=description)
+        document, remarks = native.policy, [*remarks, *native.remarks]
+        count = len(document["runtime"]["digests"])
+    else:
+        check_runtime_policy(document)
+        count = len(document["digests"])
+    write_document(document, target, remarks, as_json=as_json, summary=f"{count} paths")
+
+
+def _read_policy(text: str, now: str) -> Converted:
+    from attestream.interop.runtime_conversion import Converted, convert_allowlist
+    from attestream.reference.envelope import is_envelope, parse_envelope
+
+    encoded = text.encode("utf-8")
+    if is_envelope(encoded):
+        text = parse_envelope(encoded).payload.decode("utf-8", "replace")
+    try:
+        top = json.loads(text)
+    except (ValueError, RecursionError):
+        top = None
+    if isinstance(top, dict) and "format" in top and "meta" not in top:
+        raise PolicyError("the file is a policy document already", remedy="Push it: `attestream policy push NAME FILE`.")
+    if isinstance(top, dict) and "digests" in top and "meta" in top:
+        return Converted(top)
+    return convert_allowlist(text, timestamp=now)
+
+
+def _named_alike(policy: dict[str, Any]) -> dict[str, Any]:
+    """Drop the algorithm before the digests of old lists, which the runtime policy's form does not have."""
+    digests = policy.get("digests")
+    if not isinstance(digests, dict):
+        return policy
+    plain = {
+        path: [item.rpartition(":")[2].lower() if isinstance(item, str) else item for item in listed]
+        if isinstance(listed, list)
+        else listed
+        for path, listed in digests.items()
+    }
+    ima = {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": None} | (policy.get("ima") or {})
+    return {**policy, "digests": plain, "ima": ima}
+
+
+@click.command()
+@click.argument("file", type=input_path)
+@click.option("--key", type=input_path, help="Private key in PEM: Ed25519, or on P-256, P-384 or P-521.")
+@click.option("--new-key", type=click.Path(dir_okay=False, path_type=Path), help="Make a key and write it to this file.")
+@click.option(
+    "--kind", type=click.Choice(["ed25519", "ecdsa"]), default="ed25519", show_default=True, help="Of the new key."
+)
+@click.option("--certificate", type=input_path, help="Certificate of the key in PEM, to be sent along.")
+@output_option
+@json_option
+def sign(
+    file: Path,
+    key: Path | None,
+    new_key: Path | None,
+    kind: str,
+    certificate: Path | None,
+    target: Path | None,
+    as_json: bool,
+) -> None:
+    """Put the policy document in FILE into a signed envelope (DSSE)."""
+    from attestream.interop.policy_signature import PAYLOAD_TYPE
+    from attestream.reference.certificates import load_certificate
+    from attestream.reference.envelope import POLICY_TYPE, key_fingerprint, load_signing_key, sign_envelope
+
+    if (key is None) == (new_key is None):
+        raise click.UsageError("give either --key or --new-key")
+    document = read(file)
+    ours = _is_ours(document)
+    if key is not None:
+        signing = load_signing_key(read(key))
+    elif new_key is not None:
+        signing = load_signing_key(_make_key(new_key, kind))
+    issued = load_certificate(read(certificate)) if certificate is not None else None
+    envelope = sign_envelope(document, signing, payload_type=POLICY_TYPE if ours else PAYLOAD_TYPE, certificate=issued)
+    write(envelope, target)
+    if target is not None:
+        keyid = key_fingerprint(signing.public_key())
+        if as_json:
+            write_json({"file": str(target), "key": keyid})
+        else:
+            click.echo(f"{target}: signed with key {keyid}")
+
+
+def _is_ours(document: bytes) -> bool:
+    """Return whether a document is one of our policies; the incumbent's are the other ones.
+
+    :raises PolicyError: when it is neither.
+    """
+    from attestream.appraisal.document import load
+    from attestream.interop.runtime_schema import check_runtime_policy
+
+    top = load(document)
+    if "format" in top:
+        return True
+    check_runtime_policy(top)
+    return False
+
+
+def _make_key(path: Path, kind: str) -> bytes:
+    """Make a key, write it to a new file that only its owner may read, and return it."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    made = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    pem: bytes = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        remedy = "Choose another name: a key is never overwritten."
+        raise MalformedError(f"{path} can not be made: {error.strerror}", remedy=remedy) from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+    return pem
+
+
+@click.command()
+@click.argument("file", type=input_path)
+@click.option("--key", "keys", type=input_path, multiple=True, help="Trusted public key in PEM.")
+@click.option("--ca", "authorities", type=input_path, multiple=True, help="Trusted certificate of signer or issuer.")
+@output_option
+@json_option
+def verify(file: Path, keys: tuple[Path, ...], authorities: tuple[Path, ...], target: Path | None, as_json: bool) -> None:
+    """Verify that the envelope in FILE is signed by a trusted key or certificate; -o writes the policy that is in it."""
+    from attestream.interop.policy_signature import PAYLOAD_TYPE
+    from attestream.reference.certificates import certified_keys, load_certificate
+    from attestream.reference.envelope import (
+        POLICY_TYPE,
+        key_fingerprint,
+        load_verifying_key,
+        parse_envelope,
+        verify_envelope,
+    )
+
+    if not keys and not authorities:
+        raise click.UsageError("give a trusted --key or --ca: a signature alone says nothing")
+    envelope = parse_envelope(read(file))
+    trusted = [load_verifying_key(read(path)) for path in keys]
+    if authorities:
+        now = dt.datetime.now(dt.UTC)
+        trusted += certified_keys(envelope, [load_certificate(read(path)) for path in authorities], now)
+    keyid = key_fingerprint(verify_envelope(envelope, trusted))
+    if envelope.payload_type not in (POLICY_TYPE, PAYLOAD_TYPE):
+        raise PolicyError(f"the envelope holds {envelope.payload_type!r}, which is no policy")
+    if target is not None:
+        write(envelope.payload, target)
+    if as_json:
+        write_json(
+            {"key": keyid, "payload_type": envelope.payload_type, "file": str(target) if target is not None else None}
+        )
+    else:
+        click.echo(f"signed by key {keyid}")
+        if target is None:
+            note("the policy was not written: give -o FILE")
