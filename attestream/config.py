@@ -82,11 +82,25 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
 
     database_url: DatabaseUrl = DatabaseUrl("sqlite:///registrar.db")
     """Where enrolments are kept; default SQLite beside the configuration file."""
-    accept_ek: Literal["any", "certificate"] = "certificate"
-    """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store``, or
-    ``any``; default ``certificate``."""
+    accept_ek: Literal["any", "warn", "certificate", "hook"] = "certificate"
+    """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store``, or whose
+    TPM has a device identity that chains to ``iak_store``; ``warn``, all, and the enrolment tells what is wrong; ``hook``,
+    those that ``ek_hook`` accepts; ``any``, all unjudged; default ``certificate``."""
     ek_store: Path | None = None
     """Directory of TPM makers' CA certificates (PEM or DER); no default."""
+    ek_profile: Literal["permissive", "strict"] = "permissive"
+    """How certificates are judged: ``strict``, as the TCG profile says, or ``permissive``, with warnings for what makers
+    often neglect; default ``permissive``."""
+    malformed_certificate: Literal["reject", "warn"] = "reject"
+    """What is done about certificates that break DER, as those of some Nuvoton TPMs; default ``reject``."""
+    iak_store: Path | None = None
+    """Directory of the CA certificates that vouch for device identities (IAK and IDevID); none (default): device identities
+    are passed over."""
+    ek_hook: list[str] = []
+    """Command and arguments that decide for ``accept_ek = "hook"``: facts as JSON on standard input, status 0 accepts;
+    default none."""
+    ek_hook_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
+    """Seconds after which a hook that has not answered is killed and counts as a refusal; default 10."""
     challenge_lifetime_s: Seconds = 60.0
     """Seconds in which an agent must prove an enrolment challenge; default 60."""
 

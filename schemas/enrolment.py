@@ -7,10 +7,30 @@ big-endian (:func:`transcript`). The secret comes out of ``TPM2_ActivateCredenti
 
 from __future__ import annotations
 
-from schemas.base import Message
+import hashlib
+
+from schemas.base import Message, Part
 
 MAX_CERTIFICATES = 8
-"""Most EK certificates in a request."""
+"""Most certificates of one key in a request."""
+
+
+class DeviceIdentity(Part, kw_only=True, frozen=True):
+    """The maker's device identity: an initial attestation key (IAK) that certifies the AK (TCG TPM 2.0 Keys for Device
+    Identity and Attestation)."""
+
+    iak_public: bytes
+    """TPM2B_PUBLIC of the IAK."""
+    iak_certificates: list[bytes]
+    """DER, the IAK's own certificate first, then its intermediates; at most :data:`MAX_CERTIFICATES`."""
+    attest: bytes
+    """TPMS_ATTEST of TPM2_Certify: the AK certified by the IAK, with :func:`certified_data` as qualifying data."""
+    signature: bytes
+    """TPMT_SIGNATURE of the IAK over ``attest``."""
+    idevid_public: bytes = b""
+    """TPM2B_PUBLIC of the IDevID key; empty when there is none."""
+    idevid_certificates: list[bytes] = []
+    """As ``iak_certificates``, of the IDevID."""
 
 
 class EnrolRequest(Message, kw_only=True, frozen=True, tag="enrol"):
@@ -27,6 +47,8 @@ class EnrolRequest(Message, kw_only=True, frozen=True, tag="enrol"):
     """X25519 public key, 32 bytes: payloads are sealed to it and every quote binds it."""
     nonce: bytes
     """32 random bytes of the agent, so that two transcripts never agree."""
+    device: DeviceIdentity | None = None
+    """The maker's device identity, when the machine has one."""
 
 
 class EnrolChallenge(Message, kw_only=True, frozen=True, tag="enrol-challenge"):
@@ -89,7 +111,8 @@ class Identity(Message, kw_only=True, frozen=True, tag="identity"):
     """X25519 public key, 32 bytes."""
     enrolment: int
     ek_trust: str
-    """How the EK was vouched for: ``certificate`` or ``accepted`` (by configuration)."""
+    """How the TPM was vouched for: ``certificate`` (of the EK), ``iak`` (the maker's device identity), ``hook``, or
+    ``accepted`` (by configuration)."""
     at: int
     """Unix time of the enrolment in milliseconds."""
 
@@ -118,6 +141,16 @@ class Refused(Message, kw_only=True, frozen=True, tag="refused"):
     """Stable, of ``attestream.errors``."""
     message: str
     remedy: str = ""
+
+
+def certified_data(agent_id: str, transport_key: bytes, nonce: bytes) -> bytes:
+    """Return the qualifying data with which an IAK certifies the AK.
+
+    It is SHA-256 over ``b"attestream/certify/1"`` and the request's fields, each behind its length as u32 big-endian.
+    """
+    fields = (agent_id.encode("utf-8"), transport_key, nonce)
+    body = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+    return hashlib.sha256(b"attestream/certify/1" + body).digest()
 
 
 def transcript(request: bytes, challenge: bytes) -> bytes:

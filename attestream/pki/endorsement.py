@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from attestream.errors import MalformedError
 from attestream.pki import extensions as ext
 from attestream.pki.certificate import Certificate
-from attestream.pki.judgement import MALFORMED, MISSING, WRONG_KEY, Judgement, concluded, read_chain
+from attestream.pki.judgement import MISSING, UNREADABLE, WRONG_KEY, Judgement, concluded, read_chain
 from attestream.pki.path import ANY_PURPOSE, Problem, find_path
 from attestream.pki.profile import Mode, Profile
 from attestream.pki.signatures import CertifiedKey, certified_key, is_of
@@ -57,7 +57,7 @@ def _problems(own: Certificate, key: CertifiedKey | None, profile: Profile) -> I
             yield Problem(WRONG_KEY, own.subject.text(), "The EK certificate is of another key than the EK.", True)
         kind = certified_key(own)
     except MalformedError as error:
-        yield Problem(MALFORMED, own.subject.text(), f"{error.message[:1].upper()}{error.message[1:]}.", True)
+        yield Problem(UNREADABLE, own.subject.text(), f"{error.message[:1].upper()}{error.message[1:]}.", True)
         return
     said = own.extensions
     if said.authority:

@@ -18,9 +18,9 @@ MAX_PROBLEMS: Final = 32
 
 MISSING: Final = "identity.certificate-missing"
 WRONG_KEY: Final = "identity.certificate-key"
-MALFORMED: Final = "identity.certificate-malformed"
+UNREADABLE: Final = "identity.certificate-unreadable"
 
-UNCONDITIONAL: Final = frozenset({WRONG_KEY, MALFORMED, "identity.device-mismatch"})
+UNCONDITIONAL: Final = frozenset({WRONG_KEY, UNREADABLE, "identity.device-mismatch"})
 """Fatal problems that no mode overlooks: what was sent is not about this TPM, or nothing at all."""
 
 
@@ -59,7 +59,7 @@ def read_chain(chain: Sequence[bytes]) -> tuple[list[Certificate], Problem | Non
             found.append(parse_certificate(data))
         except MalformedError as error:
             return found, Problem(
-                MALFORMED, f"certificate {position + 1}", f"{error.message[:1].upper()}{error.message[1:]}.", True
+                UNREADABLE, f"certificate {position + 1}", f"{error.message[:1].upper()}{error.message[1:]}.", True
             )
     return found, None
 

@@ -1,157 +1,178 @@
-"""What an enrolment request must fulfil before it is worth a challenge. Pure: clock and trust store are arguments."""
+"""What an enrolment request must fulfil before it is worth a challenge. Pure: clock and trust stores are arguments."""
 
 from __future__ import annotations
 
-import datetime as dt
-from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestream.errors import ConfigError, EnrolmentError, MalformedError, TooLargeError
+from attestream.appraisal.findings import WARNING, finding
+from attestream.errors import EnrolmentError, MalformedError, SignatureError, TooLargeError
+from attestream.pki.certificate import MAX_CERTIFICATE
+from attestream.pki.device_identity import judge_device_key, judge_same_device
+from attestream.pki.endorsement import judge_endorsement
+from attestream.pki.judgement import UNCONDITIONAL, Judgement
+from attestream.pki.path import Problem
+from attestream.pki.profile import PERMISSIVE, Profile
+from attestream.pki.trust_store import TrustStore
+from attestream.tpm.certification import verify_certification
 from attestream.tpm.public import Public, check_attestation_key, check_endorsement_key, parse_public
-from schemas.enrolment import MAX_CERTIFICATES, EnrolRequest
+from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, EnrolRequest, certified_data
+from schemas.events import Finding
 from schemas.subjects import AGENT_ID
 
 MAX_PUBLIC_BYTES: Final = 768
 """Largest TPM2B_PUBLIC that is taken: RSA-4096 needs about 570 bytes. A page of 500 identities stays under 1 MiB."""
 
-MAX_CERTIFICATE_BYTES: Final = 8192
+MAX_ATTEST_BYTES: Final = 1024
+"""Largest TPMS_ATTEST and TPMT_SIGNATURE that are taken."""
+
 TRANSPORT_KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 32
-MAX_STORE_FILE_BYTES: Final = 1_048_576
 
-AcceptEk = Literal["any", "certificate"]
+AcceptEk = Literal["any", "warn", "certificate", "hook"]
 
 
-class Admitted(msgspec.Struct, frozen=True):
-    """The claims of a request, checked."""
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """By what the registrar admits."""
+
+    accept_ek: AcceptEk
+    store: TrustStore = TrustStore()
+    """CAs that vouch for endorsement keys."""
+    devices: TrustStore | None = None
+    """CAs that vouch for device identities; None when those are passed over."""
+    profile: Profile = PERMISSIVE
+
+
+class Examined(msgspec.Struct, frozen=True):
+    """The claims of a request, checked and judged."""
 
     ek: Public
     ak: Public
     ek_certificate: bytes
     """DER; empty when none was given."""
+    endorsement: Judgement
+    device: Judgement | None
+    """Of the IAK, which is proven to have certified the AK; None when there is none."""
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """An examined request that is worth a challenge."""
+
+    ek: Public
+    ak: Public
+    ek_certificate: bytes
     ek_trust: str
     """As in :class:`schemas.enrolment.Identity`."""
+    findings: list[Finding]
+    """Why: at most warnings."""
 
 
-class TrustStore:
-    """CA certificates of TPM makers."""
-
-    def __init__(self, certificates: list[x509.Certificate]) -> None:
-        self._by_subject: dict[bytes, list[x509.Certificate]] = {}
-        for certificate in certificates:
-            self._by_subject.setdefault(certificate.subject.public_bytes(), []).append(certificate)
-
-    @classmethod
-    def from_directory(cls, path: Path) -> TrustStore:
-        """Read every ``.pem``, ``.crt``, ``.cer`` and ``.der`` file of a directory, in PEM (one or more) or DER.
-
-        :raises ConfigError: when the directory or a file can not be read, or a file is not a certificate.
-        """
-        certificates: list[x509.Certificate] = []
-        try:
-            for file in sorted(path.iterdir()):
-                if file.suffix in (".pem", ".crt", ".cer", ".der"):
-                    certificates += _read_certificates(file)
-        except OSError as error:
-            raise ConfigError(f"the store of TPM makers' certificates {path} can not be read: {error.strerror}") from error
-        return cls(certificates)
-
-    def vouches_for(self, certificate: x509.Certificate, now: dt.datetime) -> bool:
-        """Whether a CA of the store signed ``certificate`` itself and both are valid at ``now`` (RFC 5280 section 6.1.3)."""
-        return any(
-            _is_authority(issuer) and _valid_at(issuer, now) and _valid_at(certificate, now) and _signed(certificate, issuer)
-            for issuer in self._by_subject.get(certificate.issuer.public_bytes(), ())
-        )
-
-
-def admit(request: EnrolRequest, *, accept_ek: AcceptEk, store: TrustStore, now: int) -> Admitted:
-    """Check the bounds and keys of a request.
+def examine(request: EnrolRequest, rules: Rules, *, now: int) -> Examined:
+    """Check the bounds and keys of a request and judge its certificates.
 
     :param now: Unix time in milliseconds.
     :raises MalformedError: when a field is out of bounds or a key can not be parsed.
-    :raises EnrolmentError: when a key has not the attributes of an EK or AK (TPM 2.0 Part 2, TPMA_OBJECT), a certificate is
-        not of this EK, or nobody trusted vouches for the EK and ``accept_ek`` is ``certificate``.
+    :raises EnrolmentError: when a key has not the attributes of an EK, AK or IAK (TPM 2.0 Part 2, TPMA_OBJECT), a
+        certificate can not be parsed or is of another key, or the IAK has not certified the AK.
     """
     _check_bounds(request)
     ek = parse_public(request.ek_public)
     check_endorsement_key(ek)
     ak = parse_public(request.ak_public)
     check_attestation_key(ak)
+    endorsement = judge_endorsement(request.ek_certificates, rules.store, profile=rules.profile, now=now, key=ek.key())
+    _refuse(endorsement, UNCONDITIONAL)
+    device = None
+    if request.device is not None and rules.devices is not None:
+        device = _device(request, request.device, ak, rules.devices, rules.profile, now)
+        _refuse(device, UNCONDITIONAL)
     own = request.ek_certificates[0] if request.ek_certificates else b""
-    certificate = _certificate_of(ek, own) if own else None
+    return Examined(ek, ak, own, endorsement, device)
+
+
+def decide(examined: Examined, accept_ek: AcceptEk) -> Admitted:
+    """Admit what was examined, or not. For ``hook`` the hook has been asked, and has accepted.
+
+    :raises EnrolmentError: when nobody trusted vouches for the TPM and ``accept_ek`` is ``certificate``.
+    """
     if accept_ek == "any":
-        return Admitted(ek=ek, ak=ak, ek_certificate=own, ek_trust="accepted")
-    if certificate is None:
-        raise EnrolmentError(
-            "an EK certificate is required, and the agent has sent none",
-            remedy='Provision the TPM with its EK certificate, or set `accept_ek` of the registrar to "any".',
-        )
-    if not store.vouches_for(certificate, dt.datetime.fromtimestamp(now / 1000, dt.UTC)):
-        raise EnrolmentError(
-            "no certificate of the registrar's store has signed the EK certificate",
-            remedy="Put the TPM maker's CA certificate into the directory `ek_store` of the registrar.",
-        )
-    return Admitted(ek=ek, ak=ak, ek_certificate=own, ek_trust="certificate")
+        return _admitted(examined, "accepted", [finding("identity.ek-accepted")])
+    found = _warnings(examined.endorsement)
+    if examined.endorsement.trusted:
+        found.insert(0, finding("identity.ek-vouched", examined.endorsement.anchor))
+    if examined.device is not None:
+        found += _warnings(examined.device)
+        if examined.device.trusted:
+            found.insert(0, finding("identity.iak-vouched", examined.device.anchor))
+    if accept_ek == "hook":
+        return _admitted(examined, "hook", [finding("identity.ek-hook"), *found])
+    if examined.endorsement.trusted:
+        return _admitted(examined, "certificate", found)
+    if examined.device is not None and examined.device.trusted:
+        return _admitted(examined, "iak", found)
+    if accept_ek == "warn":
+        return _admitted(examined, "accepted", [finding("identity.ek-accepted"), *found])
+    _refuse(examined.endorsement)
+    raise EnrolmentError("nobody in the registrar's store vouches for the EK")
+
+
+def _admitted(examined: Examined, trust: str, findings: list[Finding]) -> Admitted:
+    return Admitted(examined.ek, examined.ak, examined.ek_certificate, trust, findings)
+
+
+def _warnings(judgement: Judgement) -> list[Finding]:
+    """Return the problems as warnings: the machine is admitted with them."""
+    return [finding(one.code, one.culprit, one.message, severity=WARNING) for one in judgement.problems]
+
+
+def _refuse(judgement: Judgement, codes: frozenset[str] | None = None) -> None:
+    """Raise for the first problem that rejects, of those in ``codes`` when they are given."""
+    for problem in judgement.fatal:
+        if codes is None or problem.code in codes:
+            culprit = f" ({problem.culprit})" if problem.culprit else ""
+            remedy = finding(problem.code).remedy
+            raise EnrolmentError(f"{problem.code}: {problem.message}{culprit}", remedy=remedy)
+
+
+def _device(
+    request: EnrolRequest, device: DeviceIdentity, ak: Public, store: TrustStore, profile: Profile, now: int
+) -> Judgement:
+    """Judge the device identity; its proof of the AK must be right in any case."""
+    iak = parse_public(device.iak_public)
+    check_attestation_key(iak)
+    wanted = certified_data(request.agent_id, request.transport_key, request.nonce)
+    try:
+        verify_certification(iak, device.attest, device.signature, name=ak.name, extra_data=wanted)
+    except SignatureError as error:
+        raise EnrolmentError(f"the IAK does not vouch for the AK: {error.message}") from error
+    judged = judge_device_key("IAK", device.iak_certificates, store, profile=profile, now=now, key=iak.key())
+    if not device.idevid_public:
+        return judged
+    idevid = parse_public(device.idevid_public).key()
+    other = judge_device_key("IDevID", device.idevid_certificates, store, profile=profile, now=now, key=idevid)
+    mismatch = judge_same_device(device.iak_certificates, device.idevid_certificates)
+    further: tuple[Problem, ...] = (mismatch,) if mismatch else ()
+    return Judgement((*judged.problems, *other.problems, *further), judged.anchor)
 
 
 def _check_bounds(request: EnrolRequest) -> None:
     if not AGENT_ID.match(request.agent_id):
         raise MalformedError("the agent id is not 1-80 characters of A-Z a-z 0-9 . _ -")
-    if max(len(request.ek_public), len(request.ak_public)) > MAX_PUBLIC_BYTES:
-        raise TooLargeError(f"a TPM2B_PUBLIC is larger than {MAX_PUBLIC_BYTES} bytes")
     if len(request.transport_key) != TRANSPORT_KEY_BYTES:
         raise MalformedError(f"the transport key has not {TRANSPORT_KEY_BYTES} bytes")
     if len(request.nonce) != NONCE_BYTES:
         raise MalformedError(f"the nonce has not {NONCE_BYTES} bytes")
-    if len(request.ek_certificates) > MAX_CERTIFICATES:
-        raise TooLargeError(f"more than {MAX_CERTIFICATES} EK certificates")
-    if any(len(certificate) > MAX_CERTIFICATE_BYTES for certificate in request.ek_certificates):
-        raise TooLargeError(f"an EK certificate is larger than {MAX_CERTIFICATE_BYTES} bytes")
-
-
-def _certificate_of(ek: Public, der: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certified = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise EnrolmentError("the EK certificate can not be parsed") from error
-    if certified != ek.key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
-        raise EnrolmentError("the EK certificate is of another key than the EK")
-    return certificate
-
-
-def _read_certificates(file: Path) -> list[x509.Certificate]:
-    with file.open("rb") as opened:
-        data = opened.read(MAX_STORE_FILE_BYTES + 1)
-    if len(data) > MAX_STORE_FILE_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_STORE_FILE_BYTES} bytes: not a certificate")
-    try:
-        if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificates(data)
-        return [x509.load_der_x509_certificate(data)]
-    except ValueError as error:
-        raise ConfigError(f"{file} is not a certificate in PEM or DER") from error
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-
-
-def _valid_at(certificate: x509.Certificate, now: dt.datetime) -> bool:
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
-
-
-def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
+    publics, chains = [request.ek_public, request.ak_public], [request.ek_certificates]
+    if request.device is not None:
+        publics += [request.device.iak_public, request.device.idevid_public]
+        chains += [request.device.iak_certificates, request.device.idevid_certificates]
+        if max(len(request.device.attest), len(request.device.signature)) > MAX_ATTEST_BYTES:
+            raise TooLargeError(f"the certification of the AK is larger than {MAX_ATTEST_BYTES} bytes")
+    if max(map(len, publics)) > MAX_PUBLIC_BYTES:
+        raise TooLargeError(f"a TPM2B_PUBLIC is larger than {MAX_PUBLIC_BYTES} bytes")
+    for chain in chains:
+        if len(chain) > MAX_CERTIFICATES:
+            raise TooLargeError(f"more than {MAX_CERTIFICATES} certificates of one key")
+        if any(len(certificate) > MAX_CERTIFICATE for certificate in chain):
+            raise TooLargeError(f"a certificate is larger than {MAX_CERTIFICATE} bytes")

@@ -59,6 +59,7 @@ async def add(
             ek_public=admitted.ek.tpm2b,
             ek_certificate=admitted.ek_certificate,
             ek_trust=admitted.ek_trust,
+            findings=msgspec.msgpack.encode(admitted.findings),
             ak_public=admitted.ak.tpm2b,
             ak_name=admitted.ak.name,
             transport_key=transport_key,

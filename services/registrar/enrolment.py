@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from attestream.database import reading, transaction
@@ -29,15 +30,20 @@ from schemas.enrolment import (
     IdentityPage,
     transcript,
 )
-from schemas.events import Event, EventKind, Standing
+from schemas.events import Event, EventKind, Finding, Standing
 from schemas.subjects import AGENT_ID
 from services.registrar import challenges, identities, outbox
-from services.registrar.admission import AcceptEk, TrustStore, admit
+from services.registrar.admission import Admitted, Rules, decide, examine
+from services.registrar.hook import Hook
 
 SECRET_BYTES: Final = 32
 CHALLENGE_ID_BYTES: Final = 16
 SWEEP_EVERY: Final = 256
 """Challenges of this replica between two sweeps: what a flood can add beyond the bound."""
+
+_FINDINGS: Final = msgspec.msgpack.Decoder(list[Finding])
+_NO_FINDINGS: Final = msgspec.msgpack.encode([])
+"""Of challenges from before there were findings."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,16 +55,18 @@ class Registrar:
         self,
         engine: AsyncEngine,
         *,
-        accept_ek: AcceptEk,
-        store: TrustStore,
+        rules: Rules,
+        hook: Hook | None = None,
         challenge_lifetime_ms: int,
         clock: Callable[[], int],
         recorded: Callable[[], None],
     ) -> None:
-        """:param recorded: called after an event was written to the outbox."""
+        """:param hook: decides when the rules say so.
+        :param recorded: called after an event was written to the outbox.
+        """
         self._engine = engine
-        self._accept_ek: AcceptEk = accept_ek
-        self._store = store
+        self._rules = rules
+        self._hook = hook
         self._lifetime_ms = challenge_lifetime_ms
         self._clock = clock
         self._recorded = recorded
@@ -74,7 +82,7 @@ class Registrar:
         :raises StorageError: when the database does not answer.
         """
         now = self._clock()
-        admitted = admit(request, accept_ek=self._accept_ek, store=self._store, now=now)
+        admitted = await self._admit(request, now)
         secret = secrets.token_bytes(SECRET_BYTES)
         credential, encrypted = make_credential(admitted.ek, admitted.ak.name, secret)
         challenge = EnrolChallenge(
@@ -103,6 +111,19 @@ class Registrar:
                 await challenges.sweep(connection, now=now)
                 self._since_sweep = 0
         return challenge
+
+    async def _admit(self, request: EnrolRequest, now: int) -> Admitted:
+        try:
+            examined = examine(request, self._rules, now=now)
+            if self._rules.accept_ek == "hook":
+                if self._hook is None:
+                    raise EnrolmentError("the registrar has no hook to ask")
+                await self._hook.ask(request, examined)
+            return decide(examined, self._rules.accept_ek)
+        except EnrolmentError as error:
+            self._counter.add(1, {"outcome": "refused"})
+            _log.warning("agent %s is not admitted: %s", request.agent_id[:100], error.message)
+            raise
 
     async def activate(self, request: ActivateRequest) -> Enrolled:
         """Judge a proof. It uses the challenge up, whatever the outcome, in the transaction that records the outcome.
@@ -140,7 +161,8 @@ class Registrar:
             return error
         if recorded.changed:
             kind = EventKind.ENROLLED if recorded.first else EventKind.RE_ENROLLED
-            await outbox.add(connection, _event(kind, request.agent_id, recorded.enrolment, now))
+            findings = _FINDINGS.decode(pending.claims["findings"] or _NO_FINDINGS)
+            await outbox.add(connection, _event(kind, request.agent_id, recorded.enrolment, now, findings))
         return Enrolled(
             agent_id=request.agent_id,
             ak_name=pending.claims["ak_name"],
@@ -189,7 +211,7 @@ class Registrar:
             return await challenges.sweep(connection, now=self._clock())
 
 
-def _event(kind: EventKind, agent_id: str, enrolment: int, now: int) -> Event:
+def _event(kind: EventKind, agent_id: str, enrolment: int, now: int, findings: Sequence[Finding] = ()) -> Event:
     deleted = kind is EventKind.IDENTITY_DELETED
     return Event(
         id=f"{kind}:{agent_id}:{enrolment}",
@@ -198,4 +220,5 @@ def _event(kind: EventKind, agent_id: str, enrolment: int, now: int) -> Event:
         at=now,
         enrolment=enrolment,
         standing=Standing.UNKNOWN if deleted else Standing.ENROLLED,
+        findings=list(findings),
     )

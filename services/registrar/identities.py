@@ -43,7 +43,7 @@ async def record(connection: AsyncConnection, agent_id: str, claims: dict[str, A
     same = row.active and row.ak_public == claims["ak_public"] and row.transport_key == claims["transport_key"]
     if same:
         # The certificate and its judgement may be newer; who the agent is has not changed.
-        values = {"ek_certificate": claims["ek_certificate"], "ek_trust": claims["ek_trust"]}
+        values = {name: claims[name] for name in ("ek_certificate", "ek_trust", "findings")}
     else:
         values = {**claims, "active": True, "enrolment": row.enrolment + 1, "at": now}
     await connection.execute(update(identity).where(identity.c.agent_id == agent_id).values(**values))

@@ -18,13 +18,17 @@ from attestream.config import Config, RegistrarConfig
 from attestream.database import migrate, open_engine
 from attestream.errors import ConfigError, StorageError
 from attestream.lifetime import until_stopped
+from attestream.pki.profile import PROFILES
+from attestream.pki.trust_store import TrustStore
 from schemas import subjects
 from schemas.base import Decoder
 from schemas.enrolment import ActivateRequest, AgentQuery, AgentsQuery, DeleteIdentity, EnrolChallenge, EnrolRequest
-from services.registrar.admission import TrustStore
+from services.registrar.admission import Rules
 from services.registrar.enrolment import Registrar
+from services.registrar.hook import Hook
 from services.registrar.outbox import Publisher
 from services.registrar.tables import MIGRATIONS
+from services.registrar.trust import read_store
 
 QUEUE: Final = "registrar"
 SWEEP_S: Final = 30.0
@@ -62,15 +66,15 @@ async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int]
     :raises ConfigError: when the settings can not be used.
     :raises StorageError: when the database does not answer.
     """
-    store = _store(config)
+    rules, hook = _rules(config), _hook(config)
     engine = open_engine(config.database_url)
     try:
         await migrate(engine, MIGRATIONS)
         publisher = Publisher(engine, bus)
         registrar = Registrar(
             engine,
-            accept_ek=config.accept_ek,
-            store=store,
+            rules=rules,
+            hook=hook,
             challenge_lifetime_ms=int(config.challenge_lifetime_s * 1000),
             clock=clock,
             recorded=publisher.wake,
@@ -89,15 +93,27 @@ async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int]
         await engine.dispose()
 
 
-def _store(config: RegistrarConfig) -> TrustStore:
-    if config.ek_store is not None:
-        return TrustStore.from_directory(config.ek_store)
-    if config.accept_ek == "certificate":
+def _rules(config: RegistrarConfig) -> Rules:
+    if config.accept_ek == "certificate" and config.ek_store is None and config.iak_store is None:
         raise ConfigError(
             '[registrar] `accept_ek` is "certificate", but `ek_store` is not set',
             remedy='Name the directory of TPM makers\' CA certificates in `ek_store`, or set `accept_ek` to "any".',
         )
-    return TrustStore([])
+    profile = PROFILES[config.ek_profile]
+    if config.malformed_certificate == "warn":
+        profile = msgspec.structs.replace(profile, malformed="warn")
+    return Rules(
+        accept_ek=config.accept_ek,
+        store=read_store(config.ek_store) if config.ek_store is not None else TrustStore(),
+        devices=read_store(config.iak_store) if config.iak_store is not None else None,
+        profile=profile,
+    )
+
+
+def _hook(config: RegistrarConfig) -> Hook | None:
+    if config.accept_ek == "hook" and not config.ek_hook:
+        raise ConfigError('[registrar] `accept_ek` is "hook", but `ek_hook` is not set')
+    return Hook(config.ek_hook, timeout_s=config.ek_hook_timeout_s) if config.ek_hook else None
 
 
 async def _serve(bus: Bus, registrar: Registrar) -> list[Endpoint]:

@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 
 MIGRATIONS: Final = "services.registrar.migrations"
 
-CLAIMS: Final = ("ek_public", "ek_certificate", "ek_trust", "ak_public", "ak_name", "transport_key")
-"""Columns that a challenge hands to the identity once it is proven."""
+CLAIMS: Final = ("ek_public", "ek_certificate", "ek_trust", "findings", "ak_public", "ak_name", "transport_key")
+"""Columns that a challenge hands to the identity once it is proven. ``findings`` is MessagePack."""
 
 _METADATA: Final = MetaData()
 

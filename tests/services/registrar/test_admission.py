@@ -1,120 +1,188 @@
-import datetime as dt
 import secrets
 
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from attestream.config import RegistrarConfig
 from attestream.errors import ConfigError, EnrolmentError, MalformedError, TooLargeError
+from attestream.pki.trust_store import TrustStore
+from attestream.tpm.certification import Certification, build_certification
 from attestream.tpm.public import parse_public
+from attestream.tpm.structures import ClockInfo
+from devtools.certificates import Authority, common_name, hardware_module, key_usage
 from devtools.soft_agent import SoftAgent
 from devtools.soft_tpm import SoftTpm
-from schemas.enrolment import MAX_CERTIFICATES
-from services.registrar.admission import TrustStore, admit
+from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, certified_data
+from services.registrar.admission import Rules, decide, examine
 from services.registrar.service import serving
+from services.registrar.trust import read_store
 
 NOW = 1_800_000_000_000
-TODAY = dt.datetime.fromtimestamp(NOW / 1000, dt.UTC)
 AGENT = SoftAgent("a", SoftTpm(ek="p256", ak="p256"))
 OTHER = SoftTpm(ek="p256", ak="p256")
 EK = parse_public(AGENT.tpm.ek_public).key()
-CA_KEY = ec.generate_private_key(ec.SECP256R1())
-
-
-def certificate(subject, public, issuer, issuer_key, *, ca=None, start=-10, end=10) -> x509.Certificate:
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(TODAY + dt.timedelta(days=start))
-        .not_valid_after(TODAY + dt.timedelta(days=end))
-    )
-    if ca is not None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-ROOT = certificate("Maker CA", CA_KEY.public_key(), "Maker CA", CA_KEY, ca=True)
-GOOD = certificate("EK", EK, "Maker CA", CA_KEY)
+ROOT = Authority("Maker CA", now=NOW)
+GOOD = ROOT.endorse(EK)
 
 
 def request(**changes):
     return msgspec.structs.replace(AGENT.enrol_request(), **changes)
 
 
-def admitted(asked, *, accept_ek="certificate", store=None):
-    return admit(asked, accept_ek=accept_ek, store=TrustStore([ROOT]) if store is None else store, now=NOW)
+def admitted(asked, *, accept_ek="certificate", store=(ROOT,), devices=None):
+    rules = Rules(
+        accept_ek=accept_ek,
+        store=TrustStore.of(one.der for one in store),
+        devices=TrustStore.of(one.der for one in devices) if devices is not None else None,
+    )
+    return decide(examine(asked, rules, now=NOW), accept_ek)
 
 
-def der(*certificates):
-    return [one.public_bytes(Encoding.DER) for one in certificates]
+def codes(found):
+    return [(finding.code.removeprefix("identity."), finding.severity) for finding in found.findings]
 
 
 def test_any_ek_is_accepted_when_so_configured():
-    found = admitted(request(), accept_ek="any", store=TrustStore([]))
+    found = admitted(request(), accept_ek="any", store=())
     assert (found.ek_trust, found.ek_certificate) == ("accepted", b"")
     assert found.ak.name == AGENT.tpm.ak_name
+    assert codes(found) == [("ek-accepted", "warning")]
 
 
 def test_certificate_of_the_store_vouches():
-    found = admitted(request(ek_certificates=der(GOOD)))
-    assert (found.ek_trust, found.ek_certificate) == ("certificate", der(GOOD)[0])
+    found = admitted(request(ek_certificates=[GOOD]))
+    assert (found.ek_trust, found.ek_certificate) == ("certificate", GOOD)
+    assert codes(found) == [("ek-vouched", "info")]
+    assert found.findings[0].culprit == "CN=Maker CA"
+
+
+def test_intermediates_of_the_agent_are_used():
+    """keylime#1552: the registrar keeps only the first certificate of a chain."""
+    below = Authority("Below", now=NOW, parent=ROOT)
+    assert admitted(request(ek_certificates=[below.endorse(EK), below.der])).ek_trust == "certificate"
+
+
+def test_neglected_profile_is_told_with_the_enrolment():
+    found = admitted(request(ek_certificates=[ROOT.endorse(EK, purpose="")]))
+    assert codes(found) == [("ek-vouched", "info"), ("certificate-purpose", "warning")]
 
 
 def test_missing_certificate_is_refused():
-    with pytest.raises(EnrolmentError, match="required"):
+    with pytest.raises(EnrolmentError, match="certificate-missing"):
         admitted(request())
 
 
-@pytest.mark.parametrize(
-    "presented",
-    [
-        certificate("EK", EK, "Maker CA", ec.generate_private_key(ec.SECP256R1())),
-        certificate("EK", EK, "Unknown CA", CA_KEY),
-        certificate("EK", EK, "Maker CA", CA_KEY, start=-10, end=-1),
-        certificate("EK", EK, "Maker CA", CA_KEY, start=1, end=10),
-    ],
-    ids=["signed-by-another-key", "unknown-issuer", "expired", "not-yet-valid"],
-)
-def test_certificate_that_the_store_does_not_vouch_for_is_refused(presented):
-    with pytest.raises(EnrolmentError, match="store"):
-        admitted(request(ek_certificates=der(presented)))
+REFUSED = {
+    "signed-by-another-key": (Authority("Maker CA", now=NOW).endorse(EK), "certificate-signature"),
+    "unknown-issuer": (ROOT.endorse(EK, issuer="Unknown CA"), "certificate-chain"),
+    "expired": (ROOT.endorse(EK, days=(-10, -1)), "certificate-validity"),
+    "not-yet-valid": (ROOT.endorse(EK, days=(1, 10)), "certificate-validity"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_certificate_that_the_store_does_not_vouch_for(case):
+    """It is refused when a certificate is required, and told with the enrolment when it is not."""
+    presented, code = REFUSED[case]
+    with pytest.raises(EnrolmentError, match=code):
+        admitted(request(ek_certificates=[presented]))
+    found = admitted(request(ek_certificates=[presented]), accept_ek="warn")
+    assert found.ek_trust == "accepted"
+    assert codes(found) == [("ek-accepted", "warning"), (code, "warning")]
 
 
 @pytest.mark.parametrize(
-    "issuer",
-    [
-        certificate("Maker CA", CA_KEY.public_key(), "Maker CA", CA_KEY, ca=False),
-        certificate("Maker CA", CA_KEY.public_key(), "Maker CA", CA_KEY),
-        certificate("Maker CA", CA_KEY.public_key(), "Maker CA", CA_KEY, ca=True, end=-1),
-    ],
-    ids=["not-a-ca", "no-constraints", "expired"],
+    "settings", [{"authority": False}, {"authority": None}, {"path_length": 0}], ids=["not-a-ca", "no-constraints", "length"]
 )
-def test_issuer_that_may_not_issue_is_refused(issuer):
-    with pytest.raises(EnrolmentError, match="store"):
-        admitted(request(ek_certificates=der(GOOD)), store=TrustStore([issuer]))
+def test_issuer_that_may_not_issue_is_refused(settings):
+    top = Authority("Top", now=NOW, **settings)
+    below = Authority("Below", now=NOW, parent=top)
+    with pytest.raises(EnrolmentError, match="certificate-issuer"):
+        admitted(request(ek_certificates=[below.endorse(EK), below.der]), store=(top,))
 
 
-@pytest.mark.parametrize("accept_ek", ["any", "certificate"])
+@pytest.mark.parametrize("accept_ek", ["any", "warn", "certificate", "hook"])
 def test_certificate_of_another_ek_is_refused(accept_ek):
     """Someone else's certificate beside one's own EK."""
-    foreign = certificate("EK", parse_public(OTHER.ek_public).key(), "Maker CA", CA_KEY)
+    foreign = ROOT.endorse(parse_public(OTHER.ek_public).key())
     with pytest.raises(EnrolmentError, match="another key"):
-        admitted(request(ek_certificates=der(foreign)), accept_ek=accept_ek)
+        admitted(request(ek_certificates=[foreign]), accept_ek=accept_ek)
 
 
-@pytest.mark.parametrize("accept_ek", ["any", "certificate"])
-@pytest.mark.parametrize("junk", [b"\x30", b"junk", der(GOOD)[0] + b"\0", der(GOOD)[0][:-1]])
+@pytest.mark.parametrize("accept_ek", ["any", "warn", "certificate", "hook"])
+@pytest.mark.parametrize("junk", [b"\x30", b"junk", GOOD + b"\x01", GOOD[:-1]])
 def test_certificate_that_can_not_be_parsed_is_refused(accept_ek, junk):
-    with pytest.raises(EnrolmentError, match="parsed"):
+    with pytest.raises(EnrolmentError, match="certificate-unreadable"):
         admitted(request(ek_certificates=[junk]), accept_ek=accept_ek)
+
+
+DEVICE_ROOT = Authority("Device CA", now=NOW)
+
+
+IAK = SoftTpm(ek="p256", ak="p256")
+"""Plays the machine's initial attestation key with its AK."""
+
+
+def device(asked, *, signer=DEVICE_ROOT, name=AGENT.tpm.ak_name, data=b"", **changes):
+    """Return the request with the device identity of the agent's machine."""
+    module = x509.SubjectAlternativeName([hardware_module("2.23.133.1.2", b"1234")])
+    extensions = ((key_usage(sign=True), True), (module, False))
+    leaf = signer.sign(common_name("Server"), parse_public(IAK.ak_public).key(), extensions=extensions)
+    wanted = certified_data(asked.agent_id, asked.transport_key, asked.nonce)
+    attest = build_certification(Certification(IAK.ak_name, data or wanted, ClockInfo(1, 1, 1, True), 1, name, name))
+    made = {
+        "iak_public": IAK.ak_public,
+        "iak_certificates": [leaf.public_bytes(Encoding.DER)],
+        "attest": attest,
+        "signature": IAK.sign(attest),
+    }
+    return msgspec.structs.replace(asked, device=DeviceIdentity(**{**made, **changes}))
+
+
+def test_device_identity_vouches_in_place_of_the_ek_certificate():
+    found = admitted(device(request()), devices=(DEVICE_ROOT,))
+    assert found.ek_trust == "iak"
+    assert codes(found) == [("iak-vouched", "info"), ("certificate-missing", "warning")]
+
+
+def test_both_vouch():
+    found = admitted(device(request(ek_certificates=[GOOD])), devices=(DEVICE_ROOT,))
+    assert found.ek_trust == "certificate"
+    assert codes(found) == [("iak-vouched", "info"), ("ek-vouched", "info")]
+
+
+def test_device_identity_is_passed_over_without_a_store():
+    with pytest.raises(EnrolmentError, match="certificate-missing"):
+        admitted(device(request()))
+
+
+def test_device_identity_of_an_unknown_maker_does_not_vouch():
+    strange = device(request(), signer=Authority("Stranger", now=NOW))
+    with pytest.raises(EnrolmentError, match="certificate-missing"):
+        admitted(strange, devices=(DEVICE_ROOT,))
+    assert ("certificate-chain", "warning") in codes(admitted(strange, devices=(DEVICE_ROOT,), accept_ek="warn"))
+
+
+@pytest.mark.parametrize("accept_ek", ["warn", "certificate", "any", "hook"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": OTHER.ak_name}, {"data": bytes(32)}, {"iak_public": OTHER.ak_public}],
+    ids=["another-ak", "replayed", "another-iak"],
+)
+def test_proof_by_the_iak_must_be_right_in_any_mode(accept_ek, changes):
+    with pytest.raises(EnrolmentError, match="does not vouch for the AK"):
+        admitted(device(request(ek_certificates=[GOOD]), **changes), devices=(DEVICE_ROOT,), accept_ek=accept_ek)
+
+
+def test_idevid_of_another_device_is_refused():
+    public = parse_public(OTHER.ak_public).key()
+    module = x509.SubjectAlternativeName([hardware_module("2.23.133.1.2", b"another")])
+    leaf = DEVICE_ROOT.sign(common_name("S"), public, extensions=((key_usage(sign=True), True), (module, False)))
+    other = {"idevid_public": OTHER.ak_public, "idevid_certificates": [leaf.public_bytes(Encoding.DER)]}
+    with pytest.raises(EnrolmentError, match="device-mismatch"):
+        admitted(device(request(), **other), devices=(DEVICE_ROOT,))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +223,7 @@ def test_fields_out_of_bounds_are_malformed(changes):
     [
         {"ek_public": secrets.token_bytes(5_000)},
         {"ak_public": secrets.token_bytes(5_000)},
-        {"ek_certificates": der(GOOD) * (MAX_CERTIFICATES + 1)},
+        {"ek_certificates": [GOOD] * (MAX_CERTIFICATES + 1)},
         {"ek_certificates": [bytes(9_000)]},
     ],
 )
@@ -165,22 +233,24 @@ def test_fields_over_their_bound_are_too_large(changes):
 
 
 def test_store_reads_pem_and_der_and_nothing_else(tmp_path):
-    other = certificate("Other CA", CA_KEY.public_key(), "Other CA", CA_KEY, ca=True)
-    (tmp_path / "bundle.pem").write_bytes(other.public_bytes(Encoding.PEM) + ROOT.public_bytes(Encoding.PEM))
-    (tmp_path / "one.der").write_bytes(ROOT.public_bytes(Encoding.DER))
+    other = Authority("Other CA", now=NOW)
+    pem = b"".join(one.certificate.public_bytes(Encoding.PEM) for one in (other, ROOT))
+    (tmp_path / "bundle.pem").write_bytes(pem)
+    (tmp_path / "one.DER").write_bytes(ROOT.der)
     (tmp_path / "README").write_text("not a certificate")
-    assert TrustStore.from_directory(tmp_path).vouches_for(GOOD, TODAY)
+    assert {one.der for one in read_store(tmp_path).certificates()} == {other.der, ROOT.der}
 
 
 def test_store_with_a_bad_file_is_a_configuration_error(tmp_path):
     (tmp_path / "bad.pem").write_text("junk")
     with pytest.raises(ConfigError, match=r"bad\.pem"):
-        TrustStore.from_directory(tmp_path)
+        read_store(tmp_path)
     with pytest.raises(ConfigError, match="can not be read"):
-        TrustStore.from_directory(tmp_path / "absent")
+        read_store(tmp_path / "absent")
 
 
-async def test_registrar_that_could_accept_nobody_does_not_start(bus):
-    with pytest.raises(ConfigError, match="ek_store"):
-        async with serving(bus, RegistrarConfig()):
+@pytest.mark.parametrize(("config", "setting"), [({}, "ek_store"), ({"accept_ek": "hook"}, "ek_hook")])
+async def test_registrar_that_could_accept_nobody_does_not_start(bus, config, setting):
+    with pytest.raises(ConfigError, match=setting):
+        async with serving(bus, RegistrarConfig(**config)):
             pass
