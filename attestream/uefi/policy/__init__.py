@@ -7,17 +7,6 @@ at the end), :mod:`~attestream.uefi.policy.measured` (digests, separators, actio
 :mod:`~attestream.uefi.policy.keys` (UEFI variables and signature lists). The test is applied to the dictionary form of a log
 (:mod:`attestream.uefi.dictionary`).
 
-Own policies are Python modules with ``BOOT_POLICIES``, a list of :class:`~attestream.uefi.policy.policies.BootPolicy`::
-
-    class QuietBoot(BootPolicy):
-        name = "quiet-boot"
-        pcrs = frozenset({8})
-
-        def test_for(self, reference):
-            last = DelayToFields(FieldsTest(lines=TupleTest(RegExp(reference["line"]))), "lines")
-            by_event = Dispatcher(("PCRIndex", "EventType"))
-            by_event.set((8, "EV_IPL"), FieldTest("Event", FieldTest("String", last.get("lines"))))
-            return FieldTest("events", And(last.get_initializer(), IterateTest(by_event, show_elt=True), last))
-
-    BOOT_POLICIES = [QuietBoot()]
+Own policies are Python modules with ``BOOT_POLICIES``, a list of :class:`~attestream.uefi.policy.policies.BootPolicy`; the
+page "Boot policies" of the documentation shows one.
 """
