@@ -54,8 +54,8 @@ async def _shared(parts: Stack, leaving: str, staying: str) -> set[str]:
         shares = [reading.status for name in (leaving, staying) if (reading := parts.readings.get(name)) is not None]
         owned = [index for share in shares for index in share.partitions]
         return (
-            min((len(share.partitions) for share in shares), default=0) >= subjects.PARTITIONS // 2
-            and len(owned) == len(set(owned)) == subjects.PARTITIONS
+            [len(share.partitions) for share in shares] == [subjects.PARTITIONS // 2] * 2
+            and len(set(owned)) == subjects.PARTITIONS
             and sum(share.agents for share in shares) == AGENTS
         )
 
