@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=input_path)
-@click.option("--to", "form", type=click.Choice(["attestream", "keylime"]), default="attestream", show_default=True)
+@click.option("--to", "form", type=click.Choice(["attestream", "keylime"]), default="attestream", help="Form of the result.")
 @click.option("--exclude-list", "exclude_lists", type=input_path, multiple=True, help="File with one REGEX in each line.")
 @click.option("--key", "keys", type=input_path, multiple=True, help="Key or certificate that signs files.")
 @click.option("--bank", default="sha256", show_default=True, help="PCR bank to be quoted.")

@@ -35,8 +35,13 @@ def test_every_command_can_be_loaded_and_explains_itself(name: str) -> None:
     command = root.get_command(click.Context(root), name)
     assert command is not None
     assert command.help
-    for sub in getattr(command, "commands", {}).values():
+    waiting = list(getattr(command, "commands", {}).values())
+    while waiting:
+        sub = waiting.pop()
         assert sub.help
+        if isinstance(sub, click.Group):
+            waiting += sub.commands.values()
+            continue
         assert any("--json" in option.opts for option in sub.params), f"{name} {sub.name} has no --json"
 
 
