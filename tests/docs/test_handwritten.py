@@ -11,9 +11,12 @@ import pytest
 
 from attestream.appraisal.findings import FINDINGS
 from attestream.appraisal.policy import BANKS, FORMAT, RECOVERIES, compile_policy
+from attestream.appraisal.runtime_policy import Proofs
 from attestream.bus import jetstream
 from attestream.cli.main import COMMANDS
+from attestream.ima.log import read_ascii
 from attestream.signing import Signer
+from devtools.ima_log import record
 from schemas import subjects
 from schemas.events import Finding, Revocation, Standing
 
@@ -76,7 +79,8 @@ def test_policy_example_is_valid_and_shows_every_key():
     document = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1]
     policy = compile_policy(document.encode())
     assert policy.entries == 5
-    assert policy.runtime.judge(b"/home/me/.cache/x", b"") == ""
+    [entry] = read_ascii(f"{record('/home/me/.cache/x', bytes(32)).ascii}\n".encode(), "sha256")
+    assert policy.runtime.decide(entry, Proofs()).allowed
     for word in (FORMAT, *BANKS, *RECOVERIES, *json.loads(document)):
         assert f"`{word}`" in page
 
