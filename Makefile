@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make install` makes; see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test check bench fuzz lock clean
 
 python := .venv/bin/python
 
@@ -26,6 +26,10 @@ check: install ## Lint, formatting, types, import rules and generated documents
 
 bench: install ## Measure; only=NAME measures one part
 	@$(python) -m bench $(if $(only),--only $(only))
+
+fuzz: ## Fuzz every parser for seconds=60 each; only=NAME for one
+	@scripts/install --test
+	@$(python) -m fuzz --seconds $(or $(seconds),60) $(if $(only),--only $(only))
 
 lock: ## Resolve the dependencies anew (needs uv)
 	@scripts/lock

@@ -1,0 +1,59 @@
+"""The fuzzers notice what they are there for, and every parser takes its own seeds within the limits."""
+
+import pytest
+
+from attestream.errors import MalformedError
+from fuzz.limits import LimitError, check, check_memory
+from fuzz.targets import TARGETS, Target, named
+
+
+def target(run):
+    return Target("t", run, list)
+
+
+@pytest.mark.parametrize("each", TARGETS, ids=lambda each: each.name)
+def test_seeds_are_taken_and_so_is_every_truncation_of_them(each):
+    seeds = each.seeds()
+    assert seeds
+    for seed in seeds:
+        check_memory(each, seed)
+        for end in range(0, len(seed), max(1, len(seed) // 50)):
+            check(each, seed[:end])
+
+
+@pytest.mark.parametrize("each", TARGETS, ids=lambda each: each.name)
+def test_the_first_seed_is_right(each):
+    if each.name not in ("tpms_attest_certify", "signature_lists"):  # fed with what is like it, to begin close by
+        each.run(each.seeds()[0])
+
+
+def test_our_own_errors_are_no_breach():
+    def refuse(data):
+        raise MalformedError("no")
+
+    check(target(refuse), b"x")
+
+
+def test_any_other_error_is_one():
+    with pytest.raises(ZeroDivisionError):
+        check(target(lambda data: 1 // 0), b"x")
+
+
+def test_slowness_is_one():
+    def spin(data):
+        total = 0
+        for number in range(20_000_000):
+            total += number
+
+    with pytest.raises(LimitError, match="took"):
+        check(target(spin), b"x")
+
+
+def test_greed_is_one():
+    with pytest.raises(LimitError, match="allocated"):
+        check_memory(target(lambda data: bytearray(4 << 20)), b"x")
+
+
+def test_targets_have_names_of_their_own():
+    assert len({each.name for each in TARGETS}) == len(TARGETS)
+    assert named("event_log").name == "event_log"
