@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import random
 import secrets
@@ -32,7 +31,7 @@ POLL_S: Final = 0.05
 """How often a real agent looks at its IMA log: what a violation waits for before the notice."""
 
 _RSA_KEYS: Final = 4
-"""RSA keys take 50 ms each to make: agents share the private keys of a few. Their public areas differ all the same."""
+"""RSA keys take 50 ms each to make: agents share a few. A worker neither knows nor gains by that."""
 
 
 def image_path(number: int) -> str:
@@ -94,15 +93,14 @@ class Simulator(SoftFleet):
 
 
 def make_agents(count: int, ak: str) -> list[SoftAgent]:
-    """Return ``count`` agents that have booted, each with an attestation key of its own name."""
+    """Return ``count`` agents that have booted."""
     keys = KeyPool(count if ak.startswith("p") else _RSA_KEYS)
     # Endorsement keys are not used here: one for all.
     endorsement = KeyPool(1)
     agents = []
     for number in range(count):
         name = agent_name(number)
-        unique = hashlib.sha256(name.encode()).digest()
-        tpm = SoftTpm(ek="rsa2048", ak=ak, ak_policy=unique, banks=("sha256",), keys=_Keys(endorsement, keys))
+        tpm = SoftTpm(ek="rsa2048", ak=ak, banks=("sha256",), keys=_Keys(endorsement, keys))
         agent = SoftAgent(name, tpm)
         agent.run("boot_aggregate", digest_of("boot_aggregate"))
         agents.append(agent)
