@@ -1,7 +1,7 @@
 """An agent whose enrolment was deleted enrols anew, with another TPM: nothing of its earlier life stands in its way."""
 
 from attestream.client import connect as connect_client
-from devtools.pool import allowing, digest_of, make_agent
+from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects
 from schemas.base import decode, encode
@@ -40,6 +40,12 @@ async def test_deleted_and_enrolled_anew_with_another_tpm(bus, cluster, nats_ser
         registrar.kill()
         await registrar.restart()
     life = [EventKind.ENROLLED, EventKind.ADDED, EventKind.TRUSTED, EventKind.DELETED, EventKind.IDENTITY_DELETED]
+
+    # The last event waits in the registrar's database for the one that was started anew.
+    async def whole() -> bool:
+        return len([event for event in await observer.record() if event.agent_id == "a"]) >= len(life) * 2
+
+    await eventually(whole, 20)
     record = await observer.record()
     assert [event.kind for event in record if event.agent_id == "a"] == life * 2
     assert [event.enrolment for event in record if event.agent_id == "a"] == [1] * 5 + [2] * 5

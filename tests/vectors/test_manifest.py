@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ROWS = tomllib.loads((FOLDER / "MANIFEST.toml").read_text(encoding="utf-8"))["file"]
+ROWS = tomllib.loads((FOLDER / "MANIFEST.toml").read_text(encoding="utf-8")).get("file", [])
 OWN = {"MANIFEST.toml", "NOTICE", "LICENSE", "README.md"}
 LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "CC0-1.0"}
 
