@@ -62,7 +62,8 @@ def native_excludes(excludes: Iterable[str]) -> list[str]:
                 f"excludes[{number}]: {printable(text, 100)!r} is not an RE2 expression: {error.message}",
                 remedy="Write it without look-around and back-references; list several expressions instead.",
             ) from error
-        made.append(f"(?:{text if _ALIKE.fullmatch(text) else translated})(?s:.*)")
+        # \C is any byte: a path need not be UTF-8.
+        made.append(f"(?:{text if _ALIKE.fullmatch(text) else translated})\\C*")
     return made
 
 

@@ -16,7 +16,7 @@ WARNING: Final = "warning"
 NOTICE: Final = "notice"
 _AGGREGATE: Final = "boot_aggregate"
 _SHOWN: Final = 3
-_PROBES: Final = (b"/usr/bin/a", b"/b.so", b"/opt/c d/\xff", b"/x/y/z")
+_PROBES: Final = (b"/usr/bin/a", b"/b.so", b"/opt/c_d/e", b"/x/y/z")
 """Paths that have nothing in common: an exclude that matches them all matches everything."""
 _LITERAL_START: Final = re.compile(r"[A-Za-z0-9_~@%, -]")
 _RESETTABLE: Final = (16, 23)
