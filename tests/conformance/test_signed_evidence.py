@@ -1,6 +1,6 @@
 """A whole evidence of a real machine, with the key that signed it: hpe-security-lab/keylime-perf-tests (Apache-2.0).
 
-It stands outside this repository: in ``shared/hpe`` beside it, or in the folder that ``ATTESTREAM_HPE`` names, with the files
+It stands outside this repository: in ``shared/hpe`` beside it, or in the folder that ``ATTESTREAM_HPE`` names. Files:
 ``evidence.json`` (quote, signature, PCR values, attestation key and nonce), ``ima_log.txt`` and ``uefi_log.txt``.
 """
 
