@@ -21,10 +21,10 @@ import msgspec
 from attestream.bus import objects
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.stored import get_batch, last_messages
+from attestream.clock import unix_ms
 from attestream.config import VerifierConfig
 from attestream.database import migrate, open_engine
 from devtools.soft_agent import SoftAgent
-from devtools.soft_fleet import unix_ms
 from devtools.soft_tpm import KeyPool, SoftTpm
 from schemas import subjects, topology
 from schemas.base import decode

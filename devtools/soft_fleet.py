@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 from attestream.bus.connection import Bus
+from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, UnknownAgentError
 from devtools.soft_agent import SoftAgent
 from schemas import subjects
@@ -19,11 +19,6 @@ from schemas.base import Decoder, encode
 from schemas.enrolment import AgentQuery, Identity
 
 _CHALLENGE: Final = Decoder[Challenge](Challenge)
-
-
-def unix_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class SoftFleet:

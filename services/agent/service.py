@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from attestream.bus.connection import Bus, BusSettings, connect
+from attestream.clock import unix_ms
 from attestream.config import AgentConfig
 from attestream.errors import AttestreamError, BusError, ConfigError
 from attestream.signing import TrustedKeys
@@ -32,11 +32,6 @@ _log = logging.getLogger(__name__)
 
 _CONNECT_PAUSE_S: Final = 2.0
 _MAX_KEY_BYTES: Final = 65_536
-
-
-def now_ms() -> int:
-    """Return the Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Agent:
@@ -91,10 +86,10 @@ class Agent:
         # The server must know of the subscription before anyone is told that challenges are heard.
         await bus.nc.flush()
         if self._ima is not None:
-            watch = Watch(bus, identity.agent_id, self._ima, poll_s=self._config.poll_ms / 1000, now=now_ms)
+            watch = Watch(bus, identity.agent_id, self._ima, poll_s=self._config.poll_ms / 1000, now=unix_ms)
             await watch.begin()
             tasks.create_task(watch.run())
-        tasks.create_task(Presence(bus, identity.agent_id, identity.enrolment, now=now_ms).run())
+        tasks.create_task(Presence(bus, identity.agent_id, identity.enrolment, now=unix_ms).run())
         _log.info("agent %s is ready", identity.agent_id)
 
     async def _act(self, revocation: Revocation) -> None:

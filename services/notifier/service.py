@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
 from attestream.bus.topology import ensure_topology
+from attestream.clock import unix_ms
 from attestream.config import Config, NotifierConfig
 from attestream.errors import ConfigError
 from attestream.lifetime import until_stopped
@@ -21,11 +21,6 @@ from services.notifier.revoker import Revoker
 from services.notifier.webhook import Sink
 
 _log = logging.getLogger(__name__)
-
-
-def unix_ms() -> int:
-    """Return the Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 async def run(config: Config, stopped: asyncio.Event) -> None:

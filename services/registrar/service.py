@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -14,6 +13,7 @@ import msgspec
 from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
 from attestream.bus.topology import ensure_topology
+from attestream.clock import unix_ms
 from attestream.config import Config, RegistrarConfig
 from attestream.database import migrate, open_engine
 from attestream.errors import ConfigError, StorageError
@@ -35,11 +35,6 @@ SWEEP_S: Final = 30.0
 
 _ENROL_REQUEST: Final = Decoder[EnrolRequest](EnrolRequest, 131_072)
 _log = logging.getLogger(__name__)
-
-
-def unix_ms() -> int:
-    """Return the Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 async def run(config: Config, stopped: asyncio.Event) -> None:

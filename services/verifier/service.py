@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from attestream.bus.connection import connect
 from attestream.bus.topology import ensure_topology
+from attestream.clock import unix_ms
 from attestream.config import Config
 from attestream.database import migrate, open_engine
 from attestream.errors import ConfigError
@@ -38,11 +38,6 @@ def read_secret(path: Path) -> bytes:
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(f"the cluster secret {path} has fewer than {MIN_SECRET_BYTES} bytes")
     return secret
-
-
-def unix_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 async def run(config: Config, stopped: asyncio.Event) -> None:

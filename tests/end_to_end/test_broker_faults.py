@@ -2,9 +2,9 @@
 
 import asyncio
 
+from attestream.clock import unix_ms
 from devtools.observer import storm
 from devtools.pool import eventually
-from devtools.soft_fleet import unix_ms
 
 
 async def test_killed_and_restarted_with_evidence_in_flight(cluster, nats_server, make_fleet, attest, observer, receiver):

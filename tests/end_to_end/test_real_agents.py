@@ -7,10 +7,10 @@ import pytest
 
 from attestream.appraisal import freshness
 from attestream.appraisal.policy import policy_from_log
+from attestream.clock import unix_ms
 from devtools.ima_emulator import ImaEmulator
 from devtools.observer import BAD, GOOD, Observer
 from devtools.pool import eventually
-from devtools.soft_fleet import unix_ms
 from schemas import subjects
 from schemas.attestation import PART_BYTES, Challenge, Evidence, EvidencePart, Inbound
 from schemas.base import Decoder

@@ -1,9 +1,10 @@
 """Silence is never a pass: what becomes of results and of waiting evidence when every verifier is dead."""
 
 from attestream.client import connect
+from attestream.clock import unix_ms
 from devtools.observer import BAD, storm
 from devtools.pool import eventually
-from devtools.soft_fleet import SoftFleet, unix_ms
+from devtools.soft_fleet import SoftFleet
 from schemas.events import EventKind, Standing
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from attestream.appraisal import freshness
 from attestream.bus.partitions import partition
+from attestream.clock import unix_ms
 from devtools.pool import allowing, digest_of, eventually, make_agent
-from devtools.soft_fleet import SoftFleet, unix_ms
+from devtools.soft_fleet import SoftFleet
 from devtools.soft_tpm import SoftTpm
 from schemas import subjects
 from schemas.attestation import Challenge

@@ -5,8 +5,9 @@ import uuid
 
 import pytest
 
+from attestream.clock import unix_ms
 from devtools.pool import Pool, allowing, digest_of, eventually, make_agent
-from devtools.soft_fleet import SoftFleet, unix_ms
+from devtools.soft_fleet import SoftFleet
 from schemas.commands import StartAgent, StopAgent
 from schemas.events import EventKind, Standing
 
