@@ -41,12 +41,14 @@ class SigningKey:
     :param keyid: when it is not the one that follows from the key: certificates may name another.
     """
 
-    __slots__ = ("der", "fingerprint", "keyid", "legacy_keyid", "public")
+    __slots__ = ("der", "fingerprint", "keyid", "legacy_keyid", "named", "public")
 
     def __init__(self, public: RSAPublicKey | EllipticCurvePublicKey, keyid: int | None = None) -> None:
         self.public = public
         self.keyid = derived_keyid(public) if keyid is None else keyid
         """Of signatures of version 2 and 3."""
+        self.named = keyid is not None
+        """Whether a certificate or a stored ring gave the id, rather than the key itself."""
         self.legacy_keyid: bytes = _legacy_keyid(public) if isinstance(public, RSAPublicKey) else b""
         """Of signatures of version 1; empty for a key that can not make them."""
         self.der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
