@@ -3,6 +3,10 @@
 Source: Linux ``security/integrity/ima/ima_template.c`` and ``ima_template_lib.c``. :data:`TEMPLATES` is the one table; the
 kernel may also be given a format of its own (``ima_template_fmt=d-ng|n-ng``), which then stands in place of the name. A
 template that is neither is unknown, and an unknown entry is never skipped.
+
+No PCR covers the name of a template: who controls the machine can log an entry under another one. Digest and file name are
+therefore always the first two fields, as in all of the kernel's own templates, where one can not be read as the other. A
+buffer, an extended attribute or a signature, whose bytes may be anybody's choice, must never be read as either.
 """
 
 from __future__ import annotations
@@ -77,8 +81,11 @@ def template_named(name: bytes) -> Template:
     fields = tuple(name.decode("ascii", "replace").split("|"))
     if not 2 <= len(fields) <= _MAX_FORMAT_FIELDS or not set(fields) <= IN_ASCII.keys() - {"d", "n"}:
         raise UnsupportedError(f"the template {name[:32]!r} is not known")
-    if len(set(fields)) != len(fields) or not {"d-ng", "d-ngv2"} & set(fields) or "n-ng" not in fields:
-        raise UnsupportedError(f"the template {name[:32]!r} does not say once which file has which digest")
+    digests = [field for field in fields if field in ("d-ng", "d-ngv2")]
+    if len(set(fields)) != len(fields) or len(digests) != 1 or {*fields[:2]} != {*digests, "n-ng"}:
+        raise UnsupportedError(f"the template {name[:32]!r} does not begin with one digest and one file name")
+    if "buf" in fields and len(fields) != 3:
+        raise UnsupportedError(f"the template {name[:32]!r} is not that of a measured buffer")
     return _template(*fields)
 
 
