@@ -99,7 +99,9 @@ def _named_alike(policy: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @click.argument("file", type=input_path)
 @click.option("--key", type=input_path, help="Private key in PEM: Ed25519, or on P-256, P-384 or P-521.")
-@click.option("--new-key", type=click.Path(dir_okay=False, path_type=Path), help="Make a key and write it to this file.")
+@click.option(
+    "--new-key", type=click.Path(dir_okay=False, path_type=Path), help="Make a key; its public part gets the ending .pub."
+)
 @click.option(
     "--kind", type=click.Choice(["ed25519", "ecdsa"]), default="ed25519", show_default=True, help="Of the new key."
 )
@@ -155,20 +157,26 @@ def _is_ours(document: bytes) -> bool:
 
 
 def _make_key(path: Path, kind: str) -> bytes:
-    """Make a key, write it to a new file that only its owner may read, and return it."""
+    """Make a key, write it to a new file that only its owner may read, and its public part beside it; return it."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     made = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
     pem: bytes = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _write_new(path, pem, 0o600)
+    _write_new(path.with_name(f"{path.name}.pub"), public, 0o644)
+    return pem
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
         remedy = "Choose another name: a key is never overwritten."
         raise MalformedError(f"{path} can not be made: {error.strerror}", remedy=remedy) from error
     with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    return pem
+        file.write(data)
 
 
 @click.command()

@@ -12,7 +12,15 @@ from typing import Any, Final, NamedTuple
 from attestream.errors import MalformedError, PolicyError
 from attestream.ima.digests import DIGEST_SIZES
 from attestream.ima.keys import SigningKey, load_key, load_public_der
-from attestream.interop.runtime_schema import COMPATIBLE, KEYS, LEGACY, VERSION, check_keyring, empty_policy
+from attestream.interop.runtime_schema import (
+    COMPATIBLE,
+    KEYS,
+    LEGACY,
+    VERSION,
+    check_keyring,
+    check_runtime_policy,
+    empty_policy,
+)
 
 MAX_TEXT: Final = 64 << 20
 """Characters of a list."""
@@ -152,7 +160,8 @@ def policy_from_measurements(text: str, *, timestamp: str = "") -> Converted:
     The first entry must be the boot aggregate with an algorithm that is known. Only ``ima-ng`` and ``ima-sig`` count, and
     template digests are not looked at; ``attestream.reference`` is stricter.
 
-    :raises PolicyError: when the first entry is not such a boot aggregate, or an entry has no digest.
+    :raises PolicyError: when the first entry is not such a boot aggregate, or an entry has no digest of a known
+        size.
     """
     lines = text.splitlines()
     _check_aggregate(lines[0] if lines else "")
@@ -169,6 +178,7 @@ def policy_from_measurements(text: str, *, timestamp: str = "") -> Converted:
         found.setdefault(pieces[4], set()).add(digest.partition(":")[0])
     policy = _policy(LEGACY, timestamp)
     policy["digests"] = {path: sorted(digests) for path, digests in found.items()}
+    check_runtime_policy(policy)
     return Converted(policy, tuple(remarks))
 
 

@@ -231,6 +231,9 @@ def test_a_measurement_list_must_start_with_a_boot_aggregate():
     ):
         with pytest.raises(PolicyError):
             policy_from_measurements(f"{first}\n{line}/a\n")
+    for digest in ("sha256:12", f"sha256:{SHA256.upper()}", SHA256):
+        with pytest.raises(PolicyError):
+            policy_from_measurements(f"{line}boot_aggregate\n10 {'0' * 40} ima-ng {digest} /a\n")
 
 
 def test_digests_get_the_algorithm_of_their_size():
