@@ -114,7 +114,7 @@ class Desk:
         change = step(attester.standing, Trigger.MISSED)
         if change is not None:
             lost = finding(
-                "freshness.unanswered", message=f"{attester.missed} challenges in a row stayed without an answer."
+                "freshness.unanswered", message=f"{attester.missed} challenges in a row stayed without a complete answer."
             )
             await self._journal.transition(attester, change.kind, change.after, findings=[lost])
             attester.findings = [lost]
@@ -149,7 +149,7 @@ class Desk:
         if appraisal.verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
         elif appraisal.verdict is Verdict.AGAIN:
-            self._incomplete(attester, evidence, appraisal)
+            await self._incomplete(attester, evidence, appraisal)
         else:
             await self._good(attester, evidence, appraisal, received_at)
         if attester.seq == evidence.seq or attester.again:
@@ -218,14 +218,16 @@ class Desk:
         self._journal.touch(attester)
         await self._journal.renew(attester)
 
-    def _incomplete(self, attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
+    async def _incomplete(self, attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
         self._advance(attester, evidence, appraisal)
         attester.retries += 1
         if attester.retries <= MAX_RETRIES:
             attester.again = True
         else:
+            # Who answers and shows nothing is as absent as who does not answer: the same follows from it.
             attester.retries = 0
             attester.missed += 1
+            await self._missed(attester)
 
     def _passed(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, now: int) -> None:
         self._advance(attester, evidence, appraisal)

@@ -1,0 +1,58 @@
+"""What a hostile agent, or a stranger on the bus, can not do to the pool."""
+
+import msgspec
+
+from devtools.pool import allowing, digest_of, make_agent
+from devtools.soft_fleet import SoftFleet
+from schemas.events import EventKind, Standing
+
+POLICY = allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat")
+EVIL = "/usr/bin/evil"
+
+
+async def under_attestation(pool, tenant, fleet, **times):
+    worker = await pool.start("one")
+    assert (await tenant.push("base", POLICY)).ok
+    for agent_id in fleet.agents:
+        outcome = await tenant.add(agent_id, **times)
+        assert outcome.ok, outcome.message
+    for agent_id in fleet.agents:
+        await tenant.becomes(agent_id, Standing.TRUSTED)
+    return worker
+
+
+def kinds(events):
+    return [event.kind for event in events]
+
+
+class Mute(SoftFleet):
+    """Signs quotes but never shows the values behind them."""
+
+    hiding = False
+
+    def __init__(self, bus, agents):
+        super().__init__(bus, agents)
+        for agent in agents:
+            agent.answer = self._hidden(agent, agent.answer)
+
+    def _hidden(self, agent, answer):
+        def hidden(challenge):
+            evidence = answer(challenge)
+            if self.hiding and evidence.pcr_values:
+                return msgspec.structs.replace(evidence, pcr_values={}, ima=None)
+            return evidence
+
+        return hidden
+
+
+async def test_who_hides_what_ran_is_unreachable_on_the_record(pool, tenant, bus):
+    fleet = Mute(bus, [make_agent("agent-0")])
+    await fleet.start()
+    await fleet.serve_identities()
+    worker = await under_attestation(pool, tenant, fleet, interval_ms=300, lease_ms=2000)
+    fleet.hiding = True
+    fleet.agents["agent-0"].run(EVIL, digest_of(EVIL))
+    await tenant.becomes("agent-0", Standing.UNREACHABLE, timeout_s=8)
+    assert worker.attester("agent-0").standing is Standing.UNREACHABLE
+    assert EventKind.UNREACHABLE in kinds(await tenant.events("agent-0"))
+    await fleet.stop()
