@@ -119,8 +119,10 @@ class Journal:
         :raises FencedError: when another worker has taken the fence.
         """
         subject = subjects.event(event.kind, event.agent_id)
+        # An event whose receipt was lost is stored, and its number given out again: no failure may pass for its repeat.
+        message_id = f"{event.id}:{event.kind}"
         try:
-            await self._bus.publish_durable(subject, event, message_id=event.id, guard=fence.event_guard)
+            await self._bus.publish_durable(subject, event, message_id=message_id, guard=fence.event_guard)
         except FencedError:
             fence.broken = True
             raise

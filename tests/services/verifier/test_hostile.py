@@ -3,8 +3,8 @@
 import msgspec
 
 from devtools.pool import allowing, digest_of, make_agent
-from devtools.soft_fleet import SoftFleet
-from schemas.events import EventKind, Standing
+from devtools.soft_fleet import SoftFleet, unix_ms
+from schemas.events import Event, EventKind, Standing
 
 POLICY = allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat")
 EVIL = "/usr/bin/evil"
@@ -56,3 +56,24 @@ async def test_who_hides_what_ran_is_unreachable_on_the_record(pool, tenant, bus
     assert worker.attester("agent-0").standing is Standing.UNREACHABLE
     assert EventKind.UNREACHABLE in kinds(await tenant.events("agent-0"))
     await fleet.stop()
+
+
+async def test_a_failure_is_on_the_record_though_its_number_was_stored_before(pool, tenant, fleet, bus):
+    """The receipt of an event was lost: it is stored, and its writer believes that it is not."""
+    worker = await under_attestation(pool, tenant, fleet, interval_ms=60_000)
+    attester = worker.attester("agent-0")
+    number = attester.event_number + 1
+    lost = Event(
+        id=f"agent-0:{attester.incarnation}:{number}",
+        kind=EventKind.WARNED,
+        agent_id="agent-0",
+        at=unix_ms(),
+        event_number=number,
+        standing=Standing.TRUSTED,
+        before=Standing.TRUSTED,
+    )
+    await worker.services.journal.record(lost, attester.partition.fence)
+    fleet.agents["agent-0"].run(EVIL, digest_of(EVIL))
+    await fleet.notice("agent-0")
+    await tenant.becomes("agent-0", Standing.FAILED)
+    assert EventKind.FAILED in kinds(await tenant.events("agent-0"))
