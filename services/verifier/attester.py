@@ -39,6 +39,7 @@ class Attester:
         "partition",
         "policy",
         "policy_name",
+        "queued",
         "refused_at",
         "renewed_at",
         "result_expires_at",
@@ -79,6 +80,8 @@ class Attester:
         """Something about this agent is being written; its next challenge waits."""
         self.again = False
         """Challenge anew as soon as possible: the agent has announced news meanwhile."""
+        self.queued = False
+        """In the line of those that are to be challenged."""
         self.missed = 0
         self.retries = 0
         """Challenges in a row that gave authentic but incomplete evidence."""

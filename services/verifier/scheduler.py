@@ -86,15 +86,17 @@ class Scheduler:
         """Let ``attester`` be challenged next, or right after the evidence that is awaited or being written."""
         if attester.in_flight or attester.busy:
             attester.again = True
-        elif attester.watched:
+        elif attester.watched and not attester.queued:
             self._wheel.cancel(attester)
+            attester.queued = True
             self._ready.appendleft(attester)
 
     def stop(self, attester: Attester) -> None:
         """Forget ``attester``."""
         self._landed(attester)
         self._wheel.cancel(attester)
-        if attester in self._ready:
+        if attester.queued:
+            attester.queued = False
             self._ready.remove(attester)
 
     def answered(self, attester: Attester) -> None:
@@ -123,7 +125,9 @@ class Scheduler:
             for attester in self._wheel.advance(monotonic_ms()):
                 self._due(attester)
             while self._ready and self.in_flight < self._cap:
-                await self._challenge(self._ready.popleft())
+                attester = self._ready.popleft()
+                attester.queued = False
+                await self._challenge(attester)
             await asyncio.sleep(TURN_S)
 
     def _due(self, attester: Attester) -> None:
@@ -133,7 +137,9 @@ class Scheduler:
             self._landed(attester)
             self._spawn(self._missed(attester))
         elif attester.watched:
-            self._ready.append(attester)
+            if not attester.queued:
+                attester.queued = True
+                self._ready.append(attester)
         elif attester.standing is not Standing.STOPPED:
             self._wheel.set(attester, monotonic_ms() + max(1_000, attester.lease_ms // 4))
             self.rest(attester)

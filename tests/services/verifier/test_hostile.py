@@ -1,9 +1,13 @@
 """What a hostile agent, or a stranger on the bus, can not do to the pool."""
 
+import asyncio
+import uuid
+
 import msgspec
 
 from devtools.pool import allowing, digest_of, make_agent
 from devtools.soft_fleet import SoftFleet, unix_ms
+from schemas.commands import DeleteAgent
 from schemas.events import Event, EventKind, Standing
 
 POLICY = allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat")
@@ -77,3 +81,19 @@ async def test_a_failure_is_on_the_record_though_its_number_was_stored_before(po
     await fleet.notice("agent-0")
     await tenant.becomes("agent-0", Standing.FAILED)
     assert EventKind.FAILED in kinds(await tenant.events("agent-0"))
+
+
+async def test_hellos_do_not_bring_a_deleted_agent_back(pool, tenant, fleet, bus):
+    worker = await under_attestation(pool, tenant, fleet, interval_ms=60_000)
+    attester = worker.attester("agent-0")
+    scheduler = worker.scheduler
+    scheduler.in_flight += scheduler._cap  # all turns are taken for now
+    for _ in range(1000):
+        scheduler.soon(attester)
+    assert len(scheduler._ready) < 10
+    delete = DeleteAgent(command_id=uuid.uuid4().hex, agent_id="agent-0")
+    assert (await tenant.command("agent-0", delete)).ok
+    fleet.silent.add("agent-0")
+    scheduler.in_flight -= scheduler._cap
+    await asyncio.sleep(0.2)
+    assert not attester.in_flight
