@@ -18,7 +18,7 @@ from attestream.config import VerifierConfig
 from attestream.errors import AttestreamError, FencedError, MalformedError
 from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
-from schemas.base import Decoder, encode
+from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import Command, PublishPolicy
 from schemas.events import Event, EventKind, Result, Standing
 from services.verifier import commands, identities
@@ -227,10 +227,10 @@ class Partition:
                     await self._store.delete(row.agent_id, self.fence.token)
                 else:
                     loaded.append(attester)
-            except AttestreamError as error:
-                if not error.permanent:
+            except (AttestreamError, SchemaError) as error:
+                if isinstance(error, AttestreamError) and not error.permanent:
                     raise
-                log.error("%s can not be attested: %s (%s)", row.agent_id, error.message, error.hint)
+                log.error("%s can not be attested: %s", row.agent_id, error)
         await self._read_results(loaded)
         return loaded
 
@@ -262,7 +262,12 @@ class Partition:
         newest: dict[str, Event] = {}
         commanded: dict[str, str] = {}
         for message in sorted(stored, key=lambda item: item.sequence):
-            event = _EVENT.decode(message.data)
+            try:
+                event = _EVENT.decode(message.data)
+            except SchemaError as error:
+                # It must not keep the partition from being opened, by this worker and every other.
+                log.error("event %d on %s can not be read: %s", message.sequence, message.subject, error)
+                continue
             if event.event_number and event.kind is not EventKind.REFUSED:
                 newest[event.agent_id] = event
                 commanded[event.agent_id] = event.command_id or commanded.get(event.agent_id, "")
@@ -272,10 +277,13 @@ class Partition:
         by_subject = {subjects.result(attester.agent_id): attester for attester in attesters}
         for stored in await last_messages(self.bus, topology.RESULTS.name, list(by_subject)):
             attester = by_subject[stored.subject]
+            attester.result_expires_at = stored.at
             if stored.data and subjects.HEADER_MARKER not in stored.headers:
-                attester.result_expires_at = _RESULT.decode(stored.data).expires_at
-            else:
-                attester.result_expires_at = stored.at
+                try:
+                    attester.result_expires_at = _RESULT.decode(stored.data).expires_at
+                except SchemaError as error:
+                    # Nobody can read it, so nobody relies on it: it counts as lapsed.
+                    log.error("the result of %s can not be read: %s", attester.agent_id, error)
 
     async def _command(self, delivery: Delivery) -> None:
         self.check_owned()

@@ -5,8 +5,9 @@ import uuid
 
 import msgspec
 
-from devtools.pool import allowing, digest_of, make_agent
+from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet, unix_ms
+from schemas import subjects
 from schemas.commands import DeleteAgent
 from schemas.events import Event, EventKind, Standing
 
@@ -60,6 +61,24 @@ async def test_who_hides_what_ran_is_unreachable_on_the_record(pool, tenant, bus
     assert worker.attester("agent-0").standing is Standing.UNREACHABLE
     assert EventKind.UNREACHABLE in kinds(await tenant.events("agent-0"))
     await fleet.stop()
+
+
+async def test_an_event_that_nobody_can_read_stops_no_worker(pool, tenant, fleet, bus):
+    await under_attestation(pool, tenant, fleet)
+    await pool.cut("one")
+    await bus.nc.publish(subjects.event(EventKind.WARNED, "agent-0"), b"\xc1 no message")
+    await bus.nc.publish(subjects.result("agent-1"), b"\xc1 no message")
+    await bus.nc.flush()
+    await pool.start("two")
+    await eventually(lambda: owned_by(tenant, "agent-2", "two"))
+    await eventually(lambda: owned_by(tenant, "agent-0", "two"))
+    await eventually(lambda: owned_by(tenant, "agent-1", "two"))
+    assert not pool._workers["two"][2].done()
+
+
+async def owned_by(tenant, agent_id, worker):
+    result = await tenant.result(agent_id)
+    return result is not None and result.worker == worker and result.standing is Standing.TRUSTED
 
 
 async def test_a_failure_is_on_the_record_though_its_number_was_stored_before(pool, tenant, fleet, bus):
