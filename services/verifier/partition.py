@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ RETRY_PARTS_S: Final = 0.25
 RESTART_MS: Final = 250
 RESTARTS_PER_MS: Final = 4
 """The agents of a partition that was taken over are challenged within 250 ms and a millisecond for every four agents."""
+
+_INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_$-]{1,128}){1,4}\Z", re.ASCII)
+"""Where the outcome of a command may be sent."""
 
 _INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
 _COMMAND: Final = Decoder[Command](Command)
@@ -293,7 +297,7 @@ class Partition:
             raise MalformedError(f"a command about {subject_of} was published under {delivery.subject}")
         outcome = await commands.execute(self, command)
         reply_to = delivery.headers.get(subjects.HEADER_REPLY_TO, "")
-        if reply_to.startswith("_INBOX"):
+        if _INBOX.match(reply_to):
             await self.bus.nc.publish(reply_to, encode(outcome))
 
     async def _evidence(self, delivery: Delivery) -> Deferred | None:

@@ -1,6 +1,7 @@
 """What a hostile agent, or a stranger on the bus, can not do to the pool."""
 
 import asyncio
+import time
 import uuid
 
 import msgspec
@@ -8,7 +9,7 @@ import msgspec
 from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet, unix_ms
 from schemas import subjects
-from schemas.commands import DeleteAgent
+from schemas.commands import DeleteAgent, StopAgent
 from schemas.events import Event, EventKind, Standing
 
 POLICY = allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat")
@@ -79,6 +80,19 @@ async def test_an_event_that_nobody_can_read_stops_no_worker(pool, tenant, fleet
 async def owned_by(tenant, agent_id, worker):
     result = await tenant.result(agent_id)
     return result is not None and result.worker == worker and result.standing is Standing.TRUSTED
+
+
+async def test_a_command_with_a_reply_subject_that_is_none_holds_up_no_other(pool, tenant, fleet, bus):
+    await under_attestation(pool, tenant, fleet)
+    for reply in ("_INBOX.a b c d", "_INBOX..x", "_INBOX.>"):
+        stop = StopAgent(command_id=uuid.uuid4().hex, agent_id="agent-0")
+        await bus.publish_durable(
+            subjects.command("agent-0"), stop, message_id=stop.command_id, headers={subjects.HEADER_REPLY_TO: reply}
+        )
+    began = time.monotonic()
+    stop = StopAgent(command_id=uuid.uuid4().hex, agent_id="agent-0")
+    assert (await tenant.command("agent-0", stop, timeout_s=10)).ok
+    assert time.monotonic() - began < 3
 
 
 async def test_a_failure_is_on_the_record_though_its_number_was_stored_before(pool, tenant, fleet, bus):
