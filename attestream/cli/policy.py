@@ -87,9 +87,12 @@ def show(session: Session, reference: str, as_json: bool) -> None:
 @json_option
 def learn(file: BinaryIO, ascii_form: bool, excludes: tuple[str, ...], description: str, as_json: bool) -> None:
     """Print a policy that allows what the IMA log FILE of a machine in good order shows."""
-    from attestream.appraisal.policy import policy_from_log
+    from attestream.reference.collected import Collected
+    from attestream.reference.lists import add_measurements
 
-    made = policy_from_log(file.read(), ascii_form=ascii_form, excludes=excludes, description=description)
+    into = Collected(excludes=dict.fromkeys(excludes))
+    add_measurements(file.read(), into, ascii_form=ascii_form or None)
+    made = into.document(description=description)
     click.echo(json.dumps(made, indent=None if as_json else 2))
 
 

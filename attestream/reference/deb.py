@@ -10,7 +10,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from attestream.errors import MalformedError, TooLargeError, UnsupportedError
 from attestream.reference.collected import HashedFile, hasher
@@ -20,6 +20,14 @@ from attestream.reference.paths import logged_path
 MAX_MEMBERS: Final = 1_000_000
 MAX_INDEX_BYTES: Final = 512 << 20
 
+MAX_EXTENDED: Final = 1 << 20
+"""Bytes of an extended header of a member."""
+
+_ENDS: Final = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]  # not in the stubs
+_EXTENDED: Final = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _ARCHIVE: Final = b"!<arch>\n"
 _MEMBER: Final = 60
 _CHUNK: Final = 1 << 20
@@ -39,16 +47,35 @@ def hash_deb(source: BinaryIO, algorithm: str = "sha256", *, merged_usr: bool = 
     name = hasher(algorithm)
     known: dict[str, str] = {}
     try:
-        with tarfile.open(fileobj=inflated(part, kind), mode="r|") as archive:
+        with tarfile.open(fileobj=inflated(part, kind), mode="r|", tarinfo=_Member) as archive:
             for count, member in enumerate(archive):
                 if count >= MAX_MEMBERS:
                     raise TooLargeError(f"the package has more than {MAX_MEMBERS} members")
+                # What has gone by is not needed again.
+                archive.members.clear()  # type: ignore[attr-defined]  # not in the stubs
                 digest = _digest(archive, member, name, known)
                 if digest:
                     known[member.name] = digest
                     yield HashedFile(logged_path(member.name, merged_usr=merged_usr), f"{algorithm}:{digest}")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise MalformedError(f"the package's data.tar is damaged: {error}") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is whole, and whose extended header is of a sane size: it is held in memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if isinstance(error, _ENDS):
+                raise
+            # Otherwise the archive would silently end here.
+            raise MalformedError(f"the package's data.tar has a damaged header: {error}") from error
+        if member.type in _EXTENDED and not 0 <= member.size <= MAX_EXTENDED:
+            raise TooLargeError(f"an extended header of the package's data.tar has more than {MAX_EXTENDED} bytes")
+        return member
 
 
 def _digest(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, known: Mapping[str, str]) -> str:

@@ -63,13 +63,16 @@ def looks_ascii(log: bytes) -> bool:
     return start[:1].isdigit()
 
 
-def add_measurements(log: bytes, into: Collected, *, boot_aggregate: bool = True) -> int:
-    """Add what an IMA log of a machine in good order shows, in either form, and return the number of entries.
+def add_measurements(log: bytes, into: Collected, *, ascii_form: bool | None = None, boot_aggregate: bool = True) -> int:
+    """Add what an IMA log of a machine in good order shows, and return the number of entries.
 
+    :param ascii_form: which form the log has; None to find out.
     :param boot_aggregate: whether the entry over the boot's PCRs is taken as well: most machines have one of their own.
     :raises MalformedError: when the log can not be read, or an entry's template digest is not that of its data.
     """
-    entries = read_ascii(log, "sha256") if looks_ascii(log) else read_binary(log, "sha256")
+    if ascii_form is None:
+        ascii_form = looks_ascii(log)
+    entries = read_ascii(log, "sha256") if ascii_form else read_binary(log, "sha256")
     count = 0
     for entry in entries:
         if not entry.consistent:

@@ -205,6 +205,21 @@ def test_a_damaged_package_is_refused(package):
         list(hash_deb(io.BytesIO(package)))
 
 
+def test_an_extended_header_that_fills_the_memory_is_refused():
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 4 << 30
+    with pytest.raises(TooLargeError, match="extended header"):
+        list(hash_deb(io.BytesIO(ar(data_tar=header.tobuf()))))
+
+
+def test_a_damaged_member_does_not_end_the_package_silently():
+    whole = tar(compress=bytes, a=b"a" * 600, b=b"b")
+    damaged = whole[:1536] + b"\x01" + whole[1537:]
+    assert len(list(hash_deb(io.BytesIO(ar(data_tar=whole))))) == 3
+    with pytest.raises(MalformedError, match="damaged header"):
+        list(hash_deb(io.BytesIO(ar(data_tar=damaged))))
+
+
 def test_an_index_without_strong_digests_is_refused():
     good = "Package: a\nFilename: pool/a.deb\nSHA256: " + "0" * 64 + "\nDescription: b\n c: d\n\n"
     assert read_packages_index(io.BytesIO(good.encode())) == {"pool/a.deb": "0" * 64}
