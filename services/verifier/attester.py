@@ -42,6 +42,7 @@ class Attester:
         "queued",
         "refused_at",
         "renewed_at",
+        "reply",
         "result_expires_at",
         "retries",
         "seq",
@@ -75,6 +76,8 @@ class Attester:
         self.accepted = 0
         """Of the last evidence that was taken: older ones are replays."""
         self.issued_at = 0
+        self.reply = ""
+        """Token of the subject at which its answer is awaited: nobody else can know it."""
         self.in_flight = False
         self.busy = False
         """Something about this agent is being written; its next challenge waits."""

@@ -155,6 +155,10 @@ class Desk:
         if attester.seq == evidence.seq or attester.again:
             self._scheduler.answered(attester)
 
+    def is_stale(self, attester: Attester, evidence: Evidence, received_at: int) -> bool:
+        """Return whether ``evidence`` is not fresh."""
+        return self._stale(attester, evidence, received_at) is not None
+
     def _stale(self, attester: Attester, evidence: Evidence, received_at: int) -> Finding | None:
         return freshness.judge(
             attester.agent_id,

@@ -171,7 +171,9 @@ class Scheduler:
         attester.in_flight = True
         self.in_flight += 1
         self._wheel.set(attester, monotonic_ms() + self._timeout)
-        reply = f"{self._reply_prefix}.{attester.token}"
+        # Whoever knows where one agent answers must not know where another does.
+        attester.reply = challenge.nonce[:8].hex()
+        reply = f"{self._reply_prefix}.{attester.reply}.{attester.token}"
         try:
             await self._bus.nc.publish(subjects.challenge_of(attester.token), encode(challenge), reply=reply)
         except nats.errors.Error as error:

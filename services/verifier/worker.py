@@ -98,7 +98,7 @@ class Worker:
 
     async def run(self) -> None:
         """Take part in the pool, for ever."""
-        await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._answer)
+        await self._bus.nc.subscribe(f"{self._inbox}.*.*", cb=self._answer)
         forget = self._bus.on_reconnect(self._reconnected)
         try:
             async with asyncio.TaskGroup() as group:
@@ -230,13 +230,14 @@ class Worker:
             await self._close(partition)
 
     async def _answer(self, message: Any) -> None:
-        token = message.subject.rpartition(".")[2]
+        _, reply, token = message.subject.rsplit(".", 2)
         attester = self._roster.get(token)
         if attester is None:
             return
         if not message.data:
             # The server's own answer when nobody listens (status 503).
-            self.scheduler.absent(attester)
+            if reply == attester.reply:
+                self.scheduler.absent(attester)
             return
         try:
             evidence = _EVIDENCE.decode(message.data)
@@ -246,6 +247,9 @@ class Worker:
         if evidence.agent_id != attester.agent_id:
             return
         now = self._clock()
+        if reply != attester.reply and self.services.desk.is_stale(attester, evidence, now):
+            # Late, or a stranger's guess: it must not be in the way of the answer that is awaited.
+            return
         if not self.services.desk.routine(attester, evidence, now) and not attester.busy:
             attester.busy = True
             task = asyncio.ensure_future(self._settle(attester, evidence, now))

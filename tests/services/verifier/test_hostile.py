@@ -116,6 +116,30 @@ async def test_a_failure_is_on_the_record_though_its_number_was_stored_before(po
     assert EventKind.FAILED in kinds(await tenant.events("agent-0"))
 
 
+async def test_a_stranger_can_not_say_that_nobody_listens(pool, tenant, fleet, bus):
+    worker = await under_attestation(pool, tenant, fleet, interval_ms=60_000)
+    heard = []
+
+    async def note(agent, reply):
+        heard.append(reply)
+
+    fleet.asked = note
+    await fleet.hello("agent-0")
+    await eventually(lambda: heard)
+    own = heard[0]
+    victim = worker.attester("agent-1")
+    fleet.silent.add("agent-1")
+    await fleet.hello("agent-1")
+    await eventually(lambda: victim.in_flight)
+    missed = victim.missed
+    for guess in (own.removesuffix("agent-0") + "agent-1", own.rsplit(".", 2)[0] + ".agent-1"):
+        await bus.nc.publish(guess, b"")
+    await bus.nc.flush()
+    await asyncio.sleep(0.2)
+    assert victim.in_flight
+    assert victim.missed == missed
+
+
 async def test_hellos_do_not_bring_a_deleted_agent_back(pool, tenant, fleet, bus):
     worker = await under_attestation(pool, tenant, fleet, interval_ms=60_000)
     attester = worker.attester("agent-0")
