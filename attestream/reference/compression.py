@@ -7,10 +7,12 @@ import gzip
 import importlib
 import io
 import lzma
+import shutil
 import zlib
 from typing import Any, BinaryIO, Final
 
 from attestream.errors import MalformedError, TooLargeError, UnsupportedError
+from attestream.reference.program import DecompressingProgram
 
 MAX_INFLATED: Final = 16 << 30
 """Bytes that one archive may inflate to."""
@@ -25,6 +27,8 @@ _MAGICS: Final = (
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\x89LZO", "lzo"),
 )
+_PROGRAMS: Final = ("zstd", "lz4")
+"""What a program of this name decompresses where Python does not."""
 _BROKEN: Final = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
@@ -38,7 +42,7 @@ def inflated(source: BinaryIO, kind: str, limit: int = MAX_INFLATED) -> BinaryIO
 
     Reading it raises :class:`MalformedError` for what is damaged, :class:`TooLargeError` behind ``limit`` bytes.
 
-    :raises UnsupportedError: when this Python can not decompress it.
+    :raises UnsupportedError: when neither this Python nor a program here can decompress it.
     """
     opened: Any
     if kind == "":
@@ -51,24 +55,26 @@ def inflated(source: BinaryIO, kind: str, limit: int = MAX_INFLATED) -> BinaryIO
         opened = lzma.LZMAFile(source, format=lzma.FORMAT_ALONE)  # noqa: SIM115  # as above
     elif kind == "bzip2":
         opened = bz2.BZ2File(source)
-    elif kind == "zstd":
-        opened = _zstd().ZstdFile(source)
+    elif kind == "zstd" and (module := _zstd()) is not None:
+        opened = module.ZstdFile(source)
+    elif kind in _PROGRAMS and (program := shutil.which(kind)) is not None:
+        opened = DecompressingProgram(program, source)
     else:
         raise _unsupported(kind)
     return io.BufferedReader(_Bounded(opened, limit), 1 << 20)
 
 
 def _zstd() -> Any:
+    """Return the module for zstd; None in a Python that has none."""
     try:
         return importlib.import_module("compression.zstd")  # Python 3.14 and later
-    except ModuleNotFoundError as error:
-        raise _unsupported("zstd") from error
+    except ModuleNotFoundError:
+        return None
 
 
 def _unsupported(kind: str) -> UnsupportedError:
     return UnsupportedError(
-        f"it is compressed by {kind}, which this Python can not read",
-        remedy=f"Decompress it first, for example by `{kind} -d`.",
+        f"it is compressed by {kind}, which can not be read here", remedy=f"Install the program {kind}, or unpack it first."
     )
 
 
@@ -93,3 +99,9 @@ class _Bounded(io.RawIOBase):
             raise TooLargeError("the archive inflates to more than is allowed")
         buffer[: len(data)] = data
         return len(data)
+
+    def close(self) -> None:
+        # Of the decompressors only a program holds more than memory; the source is the caller's.
+        if isinstance(self._source, DecompressingProgram):
+            self._source.close()
+        super().close()

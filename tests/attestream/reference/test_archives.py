@@ -11,6 +11,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -69,10 +70,25 @@ def test_an_initrd_is_microcode_and_a_compressed_archive(compress):
 
 
 @pytest.mark.parametrize("magic", [b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\x89LZO\x00\x0d"])
-def test_what_can_not_be_decompressed_says_by_what(magic):
+def test_what_can_not_be_decompressed_says_by_what(magic, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
     with pytest.raises(UnsupportedError, match="compressed by") as raised:
         initrd(cpio() + magic + bytes(100))
-    assert "Decompress it first" in raised.value.hint
+    assert "unpack it first" in raised.value.hint
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="needs zstd")
+def test_zstd_is_read_with_the_help_of_its_program():
+    early = cpio(member("kernel/x86/microcode/GenuineIntel.bin", b"microcode"))
+    whole = SIMPLE + cpio(member("big", bytes(3 << 20)))
+    packed = subprocess.run(["zstd", "-c"], input=whole, capture_output=True, check=True).stdout
+    files = initrd(early + packed)
+    assert len(files) == len(SIMPLE_FILES) + 2
+    assert files["/big"] == sha256(bytes(3 << 20))
+    for damaged in (packed[:-4], packed[:40] + b"\xff" * 40 + packed[80:]):
+        with pytest.raises(MalformedError):
+            initrd(early + damaged)
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "a/../../b", "/..", "", ".", "a\x00b"])
