@@ -53,6 +53,11 @@ class Delivery:
         """Why the server put a delete marker here (``MaxAge`` when a life has ended); empty for a message."""
         return self.headers.get(subjects.HEADER_MARKER, "")
 
+    @property
+    def size(self) -> int:
+        """Bytes of its data and headers."""
+        return len(self.data) + sum(len(name) + len(value) for name, value in self.headers.items())
+
     async def ack(self) -> None:
         """Settle it: it is not delivered again."""
         await self._settle(b"+ACK")

@@ -10,7 +10,7 @@ from attestream.bus.consume import Delivery
 from schemas.attestation import MAX_PARTS, PART_BYTES, Evidence, EvidencePart
 
 MAX_HELD_BYTES = 128 << 20
-"""Log bytes that one worker's partition holds for incomplete evidence."""
+"""Bytes of messages that one worker's partition holds for incomplete evidence, whatever is in them."""
 
 MAX_DELIVERIES = 2 * MAX_PARTS
 """Messages held for one evidence: a part may be delivered twice, but an agent can not fill the partition with repeats."""
@@ -66,13 +66,13 @@ class Assembly:
             return None
         if 0 <= part.index < MAX_PARTS and len(part.data) <= PART_BYTES and part.index not in pending.parts:
             pending.parts[part.index] = part
-            pending.size += len(part.data)
         return self._finish(part.agent_id, pending)
 
     def given_up(self, now: int) -> list[Delivery]:
-        """Give up what is too old, and the oldest while too much is held; return all that was given up since last time."""
+        """Give up what is too old, and the largest while too much is held; return all that was given up since last time."""
         held = sum(pending.size for pending in self._pending.values())
-        for agent_id, pending in sorted(self._pending.items(), key=lambda item: item[1].born):
+        # The largest and not the oldest: who sends too much does not push out what others have sent before.
+        for agent_id, pending in sorted(self._pending.items(), key=lambda item: item[1].size, reverse=True):
             if now - pending.born > LIFETIME_MS or held > MAX_HELD_BYTES:
                 held -= pending.size
                 self._give_up(agent_id)
@@ -95,6 +95,7 @@ class Assembly:
             self._give_up(agent_id)
             pending = self._pending[agent_id] = _Pending(seq=seq, born=now)
         pending.deliveries.append(delivery)
+        pending.size += delivery.size
         return pending
 
     def _give_up(self, agent_id: str) -> None:

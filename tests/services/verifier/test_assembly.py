@@ -4,8 +4,9 @@ import itertools
 
 import msgspec
 
-from schemas.attestation import Evidence, EvidencePart, ImaDelta
-from services.verifier.assembly import LIFETIME_MS, MAX_DELIVERIES, Assembly
+from schemas.attestation import PART_BYTES, Evidence, EvidencePart, ImaDelta
+from schemas.base import encode
+from services.verifier.assembly import LIFETIME_MS, MAX_DELIVERIES, MAX_HELD_BYTES, Assembly
 
 HEAD = Evidence(
     agent_id="a",
@@ -26,7 +27,15 @@ PARTS = [
 ]
 
 
-def offer(assembly, message, delivery, now=0):
+class Given(str):
+    """A delivery by its name."""
+
+    size: int
+
+
+def offer(assembly, message, name, now=0):
+    delivery = Given(name)
+    delivery.size = len(encode(message))
     return assembly.head(message, delivery, now) if isinstance(message, Evidence) else assembly.part(message, delivery, now)
 
 
@@ -90,3 +99,31 @@ def test_parts_out_of_bounds_are_not_kept():
     offer(assembly, msgspec.structs.replace(PARTS[0], index=-1), "negative")
     offer(assembly, HEAD, "h")
     assert offer(assembly, PARTS[1], "p1") is None
+
+
+def held_after(assembly, messages):
+    """Return the most bytes that were held while ``messages`` came in."""
+    held = most = 0
+    for number, message in enumerate(messages):
+        whole = offer(assembly, message, number)
+        held += len(encode(message)) - sum(delivery.size for delivery in assembly.given_up(0))
+        most = max(most, held)
+        assert whole is None
+    return most
+
+
+def test_what_is_no_part_counts_as_held_too():
+    """Parts that are too large, that come twice, and heads: each waits for its acknowledgement with all that is in it."""
+    large = msgspec.structs.replace(PARTS[0], data=bytes(4 * PART_BYTES - 4096))
+    head = msgspec.structs.replace(HEAD, boot_log=large.data)
+    for message in (large, msgspec.structs.replace(large, index=-1), head):
+        assert held_after(Assembly(), [message] * 400) <= MAX_HELD_BYTES + 4 * PART_BYTES
+
+
+def test_who_sends_too_much_pushes_out_nobody_else():
+    assembly = Assembly()
+    other = msgspec.structs.replace(PARTS[0], agent_id="b")
+    offer(assembly, other, "other")
+    large = msgspec.structs.replace(PARTS[0], data=bytes(4 * PART_BYTES - 4096))
+    held_after(assembly, [large] * 200)
+    assert "other" in assembly.drain()
