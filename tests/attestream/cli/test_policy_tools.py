@@ -281,3 +281,16 @@ def test_what_is_no_evidence_is_said_in_a_line(inside, files):
     for ak in ("ak", "odd"):
         ran = inside("appraise", str(files / "odd"), "--policy", str(files / "policy"), "--ak", str(files / ak))
         assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+
+
+def test_published_versions_are_compared_and_checked(inside, up, tmp_path):
+    first = policy(tmp_path / "one", {"digests": {"boot_aggregate": [A], "/a": [A]}})
+    second = policy(tmp_path / "two", {"digests": {"boot_aggregate": [A], "/a": [B]}})
+    for file in (first, second):
+        assert inside("--url", up.url, "policy", "push", "tools", file).code == 0
+    ran = inside("--url", up.url, "policy", "diff", "tools@1", "tools", "--json")
+    assert [(change["kind"], change["name"]) for change in ran.json] == [("changed", "/a")]
+    assert inside("--url", up.url, "policy", "diff", first, "tools@1", "--exit-code").code == 0
+    assert inside("--url", up.url, "policy", "check", "tools@2").code == 0
+    ran = inside("--url", up.url, "policy", "diff", "tools@1", "tools@9")
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
