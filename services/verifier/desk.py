@@ -59,17 +59,21 @@ class Desk:
         scheduler.on_rest = self.rest
 
     def routine(self, attester: Attester, evidence: Evidence, received_at: int) -> bool:
-        """Deal with a bare answer that changes nothing, without waiting; ``False``: it needs :meth:`receive`."""
-        if attester.busy or attester.standing is not Standing.TRUSTED or evidence.ima is not None:
+        """Deal with a good answer that changes no standing, without waiting; ``False``: it needs :meth:`receive`."""
+        if attester.busy or attester.standing is not Standing.TRUSTED or self._clock() - evidence.issued_at > self._window:
             return False
         if attester.findings or evidence.enrolment != attester.enrolment or self._stale(attester, evidence, received_at):
             return False
         appraisal = self._appraise(attester, evidence, received_at)
         if appraisal.verdict is not Verdict.PASS or appraisal.findings:
             return False
-        # No row is written for this: all that changed is the clock, and losing it costs nothing.
+        self.appraised[appraisal.verdict] += 1
         self._passed(attester, evidence, appraisal, received_at)
-        self._scheduler.answered(attester)
+        if evidence.pcr_values:
+            # No row is written for a bare answer: all that it changes is the clock, and losing that costs nothing.
+            self._journal.progressed(attester)
+        if attester.seq == evidence.seq or attester.again:
+            self._scheduler.answered(attester)
         if self._renewal_due(attester, received_at):
             self._scheduler.rest(attester)
         return True
@@ -146,6 +150,7 @@ class Desk:
         if evidence.enrolment != attester.enrolment:
             identities.adopt(attester, await identities.ask(self._bus, attester.agent_id))
         appraisal = self._appraise(attester, evidence, received_at)
+        self.appraised[appraisal.verdict] += 1
         if appraisal.verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
         elif appraisal.verdict is Verdict.AGAIN:
@@ -181,7 +186,6 @@ class Desk:
             now=now,
             memo=self._memo,
         )
-        self.appraised[appraisal.verdict] += 1
         if hmac.compare_digest(evidence.transport_key, attester.transport):
             return appraisal
         other = finding("identity.transport-key")

@@ -41,9 +41,9 @@ COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
 RETRY_PARTS_S: Final = 0.25
-RESTART_MS: Final = 250
+RESTART_MS: Final = 100
 RESTARTS_PER_MS: Final = 4
-"""The agents of a partition that was taken over are challenged within 250 ms and a millisecond for every four agents."""
+"""The agents of a partition that was taken over are challenged within 100 ms and a millisecond for every four agents."""
 
 _INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_$-]{1,128}){1,4}\Z", re.ASCII)
 """Where the outcome of a command may be sent."""
@@ -310,7 +310,8 @@ class Partition:
             return None
         match message:
             case Evidence(parts=0):
-                await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
+                if not self._desk.routine(attester, message, delivery.at):
+                    await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
                 return None
             case Evidence() | EvidencePart():
                 await self._collect(attester, message, delivery)
