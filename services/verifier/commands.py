@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
 from attestream.appraisal.standing import Transition, Trigger, step
 from attestream.appraisal.state import fresh
-from attestream.errors import AgentExistsError, RefusedError, UnknownAgentError
+from attestream.errors import AgentExistsError, MalformedError, RefusedError, UnknownAgentError
 from schemas import subjects
 from schemas.commands import (
     AddAgent,
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 MIN_INTERVAL_MS: Final = 200
 MAX_INTERVAL_MS: Final = 86_400_000
 
+_COMMAND_ID: Final = re.compile(r"[!-~]{1,64}\Z", re.ASCII)
+"""It is kept in rows: one that a database does not take would keep all rows of the batch from being written."""
+
 _TRIGGERS: Final = {UpdateAgent: Trigger.UPDATED, StartAgent: Trigger.STARTED, StopAgent: Trigger.STOPPED}
 
 
@@ -39,7 +43,10 @@ async def execute(partition: Partition, command: Command) -> Outcome:
     """Carry ``command`` out and return its outcome; a refusal is an outcome too.
 
     :raises AttestreamError: when it can not be carried out for now; it must then be offered again.
+    :raises MalformedError: when its id is not 1-64 printable characters of ASCII.
     """
+    if not _COMMAND_ID.match(command.command_id):
+        raise MalformedError("the command's id is not 1-64 printable characters of ASCII")
     try:
         detail = await _dispatch(partition, command)
     except RefusedError as error:

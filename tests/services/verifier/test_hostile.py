@@ -6,7 +6,7 @@ import uuid
 
 import msgspec
 
-from devtools.pool import allowing, digest_of, eventually, make_agent
+from devtools.pool import Pool, allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet, unix_ms
 from schemas import subjects
 from schemas.commands import DeleteAgent, StopAgent
@@ -154,3 +154,21 @@ async def test_hellos_do_not_bring_a_deleted_agent_back(pool, tenant, fleet, bus
     scheduler.in_flight -= scheduler._cap
     await asyncio.sleep(0.2)
     assert not attester.in_flight
+
+
+async def test_a_command_whose_id_no_row_takes_stops_no_other(nats_server, tmp_path, settings, tenant, fleet, postgres_url):
+    pool = Pool(nats_server.url, tmp_path, settings, postgres_url)
+    try:
+        await under_attestation(pool, tenant, fleet)
+        for name in ("x" * 65, "nul\x00", ""):
+            poison = StopAgent(command_id=name, agent_id="agent-0")
+            await tenant.bus.publish_durable(subjects.command("agent-0"), poison, message_id=uuid.uuid4().hex)
+        stop = StopAgent(command_id=uuid.uuid4().hex, agent_id="agent-0")
+        assert (await tenant.command("agent-0", stop)).ok
+        await eventually(lambda: stored_standing(pool, "agent-0", "stopped"))
+    finally:
+        await pool.close()
+
+
+async def stored_standing(pool, agent_id, standing):
+    return (await pool.store.agent(agent_id)).standing == standing
