@@ -1,7 +1,4 @@
-"""Signatures of the incumbent's runtime policies: DSSE envelopes, and detached signatures.
-
-OpenPGP signatures are not understood: they count as not verified.
-"""
+"""Signatures of the incumbent's runtime policies: DSSE envelopes, and detached signatures."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestream.errors import MalformedError, RefusedError, SignatureError
+from attestream.interop.openpgp import ARMOUR, verify_openpgp
 from attestream.reference.envelope import (
     Envelope,
     PublicKey,
@@ -23,7 +21,7 @@ from attestream.reference.envelope import (
 )
 
 PAYLOAD_TYPE: Final = "application/vnd.keylime+json"
-_PUBLIC_KEY: Final = "-----BEGIN PUBLIC KEY-----"
+_PUBLIC_KEY: Final = b"-----BEGIN PUBLIC KEY-----"
 
 
 def open_signed_policy(document: bytes, key: bytes) -> bytes:
@@ -69,14 +67,15 @@ def _own_key(envelope: Envelope, number: int) -> PublicKey:
 
 
 def verify_detached(key: bytes, signature: bytes, body: bytes) -> bool:
-    """Return whether ``signature`` (ECDSA with SHA-256, in DER) over ``body`` was made with ``key``.
+    """Return whether ``signature`` over ``body`` was made with ``key``: ECDSA with SHA-256 in DER, or OpenPGP.
 
-    :param key: PEM of an elliptic curve key. A key that is none of these verifies nothing.
+    :param key: PEM of an elliptic curve key, or an OpenPGP key block. A key that is neither verifies nothing.
     """
-    if key.lstrip().split(b"\n", 1)[0].strip() != _PUBLIC_KEY.encode("ascii"):
-        return False
+    head = key.lstrip().split(b"\n", 1)[0].strip()
     try:
-        return verifies(_elliptic(load_verifying_key(key)), signature, body)
+        if head == ARMOUR:
+            return verify_openpgp(key, signature, body)
+        return head == _PUBLIC_KEY and verifies(_elliptic(load_verifying_key(key)), signature, body)
     except (MalformedError, RefusedError):
         return False
 
