@@ -80,18 +80,20 @@ async def find(bus: Bus, reference: str) -> tuple[PolicyRecord, bytes]:
 
 
 async def push(bus: Bus, commander: Commander, name: str, document: bytes, *, timeout_s: float) -> Outcome:
-    """Check ``document``, store it, and make it the next version of policy ``name``.
+    """Check ``document`` with the layers that it names, store it, and make it the next version of policy ``name``.
 
+    :raises UnknownPolicyError: when one of its layers does not exist.
     :raises PolicyError: when the document is not valid; nothing has been sent then.
     :raises MalformedError: when ``name`` can not be a policy's name.
     :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
     :raises BusError: when the bus does not take it.
     """
+    from attestream.appraisal.layers import layer_names
     from attestream.appraisal.policy import compile_policy
     from attestream.bus import objects
 
     check_name(name)
-    compile_policy(document)
+    compile_policy(document, {layer: (await find(bus, layer))[1] for layer in layer_names(document)})
     digest = await objects.put(bus, POLICIES, document)
     command = PublishPolicy(command_id=new_command_id(), name=name, digest=digest, actor=actor())
     return await commander.send(command, timeout_s=timeout_s)

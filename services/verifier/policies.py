@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from attestream.appraisal.layers import layer_names
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
 from attestream.bus import keyvalue, objects
 from attestream.bus.connection import Bus
@@ -123,8 +124,26 @@ class Policies:
         return sorted((_RECORD.decode(entry.value) for entry in entries.values()), key=lambda record: record.version)
 
     async def _compile(self, digest: str) -> CompiledPolicy:
+        document = await self._document(digest)
+        # Reading and compiling a large policy take long enough to hold up every other agent of the worker.
+        names = await asyncio.to_thread(layer_names, document)
+        layers = {name: await self._layer(name) for name in names}
+        return await asyncio.to_thread(compile_policy, document, layers, boot_policies=self._boot_policies)
+
+    async def _layer(self, reference: str) -> bytes:
+        try:
+            name, version = split(reference)
+        except PolicyError as error:
+            raise PolicyError(f"layer {error.message}") from error
+        if version is None:
+            raise PolicyError(f"layer {reference} has no version: a layer must never change its meaning")
+        entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
+        if entry is None:
+            raise PolicyError(f"layer {reference} was not found", remedy="Push the layer first.")
+        return await self._document(_RECORD.decode(entry.value).digest)
+
+    async def _document(self, digest: str) -> bytes:
         document = await objects.get(self._bus, topology.POLICIES, digest)
         if document is None:
             raise UnknownPolicyError(f"there is no policy document {digest[:64]}")
-        # Compilation of a large policy takes long enough to hold up every other agent of the worker.
-        return await asyncio.to_thread(compile_policy, document, boot_policies=self._boot_policies)
+        return document

@@ -299,3 +299,21 @@ async def test_a_fleet_of_rsa_agents(pool, tenant, bus):
     await under_attestation(pool, tenant, fleet, interval_ms=300)
     await eventually(lambda: fleet.answered > 3)
     assert await tenant.standing("rsa-1") is Standing.TRUSTED
+
+
+async def test_a_policy_of_layers_allows_what_each_of_them_allows(pool, tenant, fleet):
+    await pool.start("one")
+    layered = {**allowing("/usr/bin/cat"), "layers": ["image@1"]}
+    early = await tenant.push("base", layered)
+    assert early.code == "policy-invalid"
+    assert "image@1 was not found" in early.message
+    assert (await tenant.push("image", allowing("boot_aggregate", "/usr/bin/ls"))).detail == "image@1"
+    assert (await tenant.push("base", layered)).detail == "base@1"
+    assert (await tenant.add("agent-0", interval_ms=300)).ok
+    await tenant.becomes("agent-0", Standing.TRUSTED)
+    for path in ("/usr/bin/ls", "/usr/bin/cat"):
+        fleet.agents["agent-0"].run(path, digest_of(path))
+    await eventually(lambda: _proven(pool, "agent-0") == 3)
+    assert await tenant.standing("agent-0") is Standing.TRUSTED
+    fleet.agents["agent-0"].run(BAD, digest_of(BAD))
+    await tenant.becomes("agent-0", Standing.FAILED)
