@@ -33,6 +33,13 @@ log = logging.getLogger(__name__)
 MAX_RETRIES: Final = 3
 """Authentic but incomplete answers in a row before they count as missed."""
 
+LARGE_LOGS: Final = 65_536
+"""Bytes of logs that are appraised at once; larger ones in a thread. A log can take half a minute, and a worker that stands
+still for so long loses its partitions, as does whoever takes them over and is given the same log."""
+
+LARGE_AT_A_TIME: Final = 2
+"""Large logs that are appraised at the same time: each makes everything else slower."""
+
 REFUSALS_EVERY_MS: Final = 10_000
 """At most one event about refused evidence per agent in this time: refusals can be provoked by anyone."""
 
@@ -50,6 +57,7 @@ class Desk:
         self._secret = secret
         self._window = window_ms
         self._memo = Memo()
+        self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.appraised: Counter[str] = Counter()
         """Appraisals since the start, by verdict."""
@@ -63,6 +71,8 @@ class Desk:
         if attester.busy or attester.standing is not Standing.TRUSTED or self._clock() - evidence.issued_at > self._window:
             return False
         if attester.findings or evidence.enrolment != attester.enrolment or self._stale(attester, evidence, received_at):
+            return False
+        if _is_large(evidence):
             return False
         appraisal = self._appraise(attester, evidence, received_at)
         if appraisal.verdict is not Verdict.PASS or appraisal.findings:
@@ -149,7 +159,11 @@ class Desk:
             return
         if evidence.enrolment != attester.enrolment:
             identities.adopt(attester, await identities.ask(self._bus, attester.agent_id))
-        appraisal = self._appraise(attester, evidence, received_at)
+        if _is_large(evidence):
+            async with self._large:
+                appraisal = await asyncio.to_thread(self._appraise, attester, evidence, received_at)
+        else:
+            appraisal = self._appraise(attester, evidence, received_at)
         self.appraised[appraisal.verdict] += 1
         if appraisal.verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
@@ -258,6 +272,11 @@ class Desk:
     @staticmethod
     def _renewal_due(attester: Attester, now: int) -> bool:
         return attester.result_expires_at - now < attester.lease_ms * 2 // 3
+
+
+def _is_large(evidence: Evidence) -> bool:
+    log = len(evidence.ima.data) if evidence.ima is not None else 0
+    return log + len(evidence.boot_log) > LARGE_LOGS
 
 
 def _codes(findings: list[Finding]) -> set[tuple[str, str]]:

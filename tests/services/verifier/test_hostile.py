@@ -11,6 +11,7 @@ from devtools.soft_fleet import SoftFleet, unix_ms
 from schemas import subjects
 from schemas.commands import DeleteAgent, StopAgent
 from schemas.events import Event, EventKind, Standing
+from services.agent.evidence import cut
 
 POLICY = allowing("boot_aggregate", "/usr/bin/ls", "/usr/bin/cat")
 EVIL = "/usr/bin/evil"
@@ -154,6 +155,41 @@ async def test_hellos_do_not_bring_a_deleted_agent_back(pool, tenant, fleet, bus
     scheduler.in_flight -= scheduler._cap
     await asyncio.sleep(0.2)
     assert not attester.in_flight
+
+
+class PartedFleet(SoftFleet):
+    """Sends evidence as real agents do: in parts when it is large."""
+
+    async def publish(self, evidence):
+        for index, message in enumerate(cut(evidence)):
+            message_id = f"{evidence.agent_id}:{evidence.seq}:{index}"
+            await self._bus.publish_durable(subjects.evidence(evidence.agent_id), message, message_id=message_id)
+
+
+async def longest_pause(until):
+    """Return for how many seconds the worker stood still, at most, until ``until`` was done."""
+    longest = 0.0
+    while not until.done():
+        began = time.monotonic()
+        await asyncio.sleep(0.01)
+        longest = max(longest, time.monotonic() - began)
+    return longest
+
+
+async def test_no_log_is_so_long_that_a_worker_stands_still(pool, tenant, bus):
+    """A worker that stands still for a lease's life loses all its partitions, and its successor gets the same log."""
+    fleet = PartedFleet(bus, [make_agent("agent-0")])
+    await fleet.start()
+    await fleet.serve_identities()
+    await under_attestation(pool, tenant, fleet, interval_ms=60_000)
+    agent = fleet.agents["agent-0"]
+    for number in range(50_000):
+        agent.run(f"{EVIL}{number}", digest_of(EVIL))
+    await fleet.notice("agent-0")
+    failed = asyncio.ensure_future(tenant.becomes("agent-0", Standing.FAILED, timeout_s=60))
+    assert await longest_pause(failed) < 0.5
+    await failed
+    await fleet.stop()
 
 
 async def test_a_command_whose_id_no_row_takes_stops_no_other(nats_server, tmp_path, settings, tenant, fleet, postgres_url):
