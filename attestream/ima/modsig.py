@@ -22,6 +22,9 @@ from attestream.ima.keys import KeyRing, SigningKey
 MAX_KEYS: Final = 64
 """Keys that are tried for one signature: it names its signer by certificate, which is not at hand."""
 
+MAX_SIGNERS: Final = 8
+"""Signers of one signature; those of a kernel's build have one. Each is tried with each key, and the agent says how many."""
+
 _SEQUENCE, _SET, _OCTETS, _OID, _INTEGER, _CONTEXT_0, _CONTEXT_0_OCTETS = 0x30, 0x31, 0x04, 0x06, 0x02, 0xA0, 0x80
 _SIGNED_DATA: Final = bytes.fromhex("2a864886f70d010702")
 _MESSAGE_DIGEST: Final = bytes.fromhex("2a864886f70d010904")
@@ -78,7 +81,10 @@ def _signers(blob: bytes) -> list[tuple[bytes, bytes | None, bytes]]:
     parts = _items(_only(content[1][1], _SEQUENCE))
     if len(parts) < 4 or parts[-1][0] != _SET:
         raise MalformedError("the appended signature has no signers")
-    return [_signer(body) for tag, body in _items(parts[-1][1]) if tag == _SEQUENCE]
+    signers = _items(parts[-1][1])
+    if len(signers) > MAX_SIGNERS:
+        raise MalformedError(f"the appended signature has {len(signers)} signers; {MAX_SIGNERS} are allowed")
+    return [_signer(body) for tag, body in signers if tag == _SEQUENCE]
 
 
 def _signer(body: bytes) -> tuple[bytes, bytes | None, bytes]:

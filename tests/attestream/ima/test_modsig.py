@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from attestream.ima.digests import digest_field
 from attestream.ima.keys import KeyRing, SigningKey
-from attestream.ima.modsig import verify_appended
+from attestream.ima.modsig import MAX_SIGNERS, verify_appended
 
 KEY = rsa.generate_private_key(65537, 2048)
 OTHER = rsa.generate_private_key(65537, 2048)
@@ -68,3 +68,36 @@ def test_any_bytes_are_refused(data):
 
 
 BLOB = made(PKCS7Options.NoAttributes, PKCS7Options.NoCerts)
+
+
+def der(tag, *parts):
+    body = b"".join(parts)
+    size = len(body).to_bytes(4, "big")
+    return bytes((tag, 0x84)) + size + body
+
+
+def signed_by(count):
+    """A signature with ``count`` signers, none of which is right."""
+    sha256 = der(0x30, der(0x06, bytes.fromhex("608648016503040201")))
+    signer = der(0x30, der(0x02, b"\x01"), der(0x30), sha256, der(0x30), der(0x04, bytes(KEY.key_size // 8 - 1) + b"\x01"))
+    content = der(0x30, der(0x02, b"\x01"), der(0x31), der(0x30), der(0x31, *([signer] * count)))
+    return der(0x30, der(0x06, bytes.fromhex("2a864886f70d010702")), der(0xA0, content))
+
+
+class Counted:
+    """Keys that say how often they were tried."""
+
+    def __init__(self):
+        self.tried = 0
+
+    @property
+    def keys(self):
+        self.tried += 1
+        return (SigningKey(KEY.public_key()),)
+
+
+def test_signers_are_not_tried_without_bound():
+    for count, tried in ((1, 1), (MAX_SIGNERS, MAX_SIGNERS), (MAX_SIGNERS + 1, 0), (3000, 0)):
+        keys = Counted()
+        assert not verify_appended(signed_by(count), digest_field("sha256", bytes(32)), keys, STRONG)
+        assert keys.tried == tried
