@@ -12,6 +12,7 @@ from typing import Final
 import uvloop
 
 from bench import latency, machine, memory, takeover, throughput
+from bench.core import report_core
 from bench.report import Figure, Report, against
 from bench.stack import BenchError
 
@@ -132,6 +133,7 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "latency": _latency,
     "takeover": _takeover,
     "memory": _memory,
+    "core": report_core,
 }
 
 

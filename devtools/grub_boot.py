@@ -27,8 +27,12 @@ def grub_boot(
     kernel_loads: int = 1,
     initrd: bytes = b"initrd",
     command_line: str = COMMAND_LINE,
+    commands: Sequence[str] = ("insmod gzio",),
 ) -> BootLog:
-    """Return the log of one boot. With ``locality`` an event tells at which the TPM was started."""
+    """Return the log of one boot. With ``locality`` an event tells at which the TPM was started.
+
+    ``commands`` are those that GRUB runs before it loads the kernel.
+    """
     log = BootLog(banks, locality=locality or 0)
     if locality is not None:
         log.add(0, kinds.NO_ACTION, b"StartupLocality\0" + bytes([locality]))
@@ -44,7 +48,8 @@ def grub_boot(
     for pcr in range(7):
         log.add(pcr, kinds.SEPARATOR, bytes(4))
     _loaders(log, secure_boot=secure_boot)
-    _linux(log, kernel=kernel, loads=kernel_loads if secure_boot else 0, initrd=initrd, command_line=command_line)
+    loads = kernel_loads if secure_boot else 0
+    _linux(log, kernel=kernel, loads=loads, initrd=initrd, command_line=command_line, commands=commands)
     for action in (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success"):
         log.add(5, kinds.EFI_ACTION, action)
     return log
@@ -74,9 +79,9 @@ def _loaders(log: BootLog, *, secure_boot: bool) -> None:
     _load(log, "\\EFI\\debian\\grubx64.efi", b"grub")
 
 
-def _linux(log: BootLog, *, kernel: bytes, loads: int, initrd: bytes, command_line: str) -> None:
+def _linux(log: BootLog, *, kernel: bytes, loads: int, initrd: bytes, command_line: str, commands: Sequence[str]) -> None:
     log.add(9, kinds.IPL, b"(hd0,gpt2)/grub/grub.cfg\0", measured=b"the configuration of GRUB")
-    for command in ("insmod gzio", f"linux {command_line}"):
+    for command in (*commands, f"linux {command_line}"):
         log.add(8, kinds.IPL, f"grub_cmd: {command}\0".encode(), measured=command.encode())
     log.add(9, kinds.IPL, b"(hd0,gpt2)/vmlinuz\0", measured=kernel)
     for _ in range(loads):

@@ -11,7 +11,8 @@ from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.ima.digests import WEAK, digest_field
 
-MAX_DOCUMENT_BYTES: Final = 64 << 20
+MAX_DOCUMENT_BYTES: Final = 256 << 20
+"""Room for a million files with long paths."""
 MAX_VALUES_PER_NAME: Final = 4096
 MAX_EXPRESSION: Final = 1024
 """Characters of one expression."""
