@@ -134,13 +134,18 @@ class Revocations:
                 self._last = sequence
                 await self._store()
                 return
-            if new and sequence <= self._last:
-                _log.warning("the revocations' stream has begun anew; reading all of it")
-                self._last = 0
             try:
+                if new and sequence <= self._last and not await self._reaches_mark():
+                    _log.warning("the revocations' stream has begun anew; reading all of it")
+                    self._last = 0
                 await self._catch_up()
             except BusError as error:
                 _log.warning("missed revocations can not be read: %s", error)
+
+    async def _reaches_mark(self) -> bool:
+        """Whether the stream holds anything from the mark on: then an old one was sent again, and it has not begun anew."""
+        request = {"seq": max(1, self._last), "batch": 1, "next_by_subj": ">"}
+        return bool((await get_batch(self._bus, topology.REVOCATIONS.name, request)).messages)
 
     async def _deal(self, data: bytes) -> bool:
         """Verify one message and act on it, unless that was done before; return whether it was new."""

@@ -180,3 +180,21 @@ async def test_what_is_remembered_is_bounded(bus: Bus, signer: Signer, tmp_path:
     for number in range(MAX_IDS + 5):
         await ear.revocations._deal(encode(signer.sign(revocation(number))))
     assert len(ear.revocations._ids) == MAX_IDS
+
+
+async def test_an_old_one_that_is_sent_again_brings_back_no_others(bus: Bus, signer: Signer, tmp_path: Path) -> None:
+    count = MAX_IDS + 20
+    await asyncio.gather(*(publish(bus, signer, number) for number in range(count)))
+    ear = Ear(bus, signer, tmp_path / "agent")
+    await ear.revocations.catch_up()
+    assert len(ear.heard) == count
+    await bus.subscribe(subjects.REVOKED, ear.revocations._hear)
+    forgotten = int(ear.heard[0].removeprefix("event-"))
+    await bus.publish(
+        subjects.revoked("host-9"), signer.sign(revocation(forgotten)), headers={subjects.HEADER_SEQUENCE: "1"}
+    )
+    await publish(bus, signer, count)
+    async with asyncio.timeout(15):
+        while f"event-{count}" not in ear.heard:
+            await asyncio.sleep(0.01)
+    assert len(ear.heard) <= count + 2
