@@ -140,6 +140,7 @@ class Cluster:
         self.trusted_key = directory / "revocation.pub"
         self.trusted_key.write_text(self.signer.public_pem, encoding="ascii")
         (directory / "cluster.secret").write_bytes(self.secret)
+        (directory / "cluster.secret").chmod(0o600)
         self._bus_url = bus_url
         self._sections = sections or {}
         self._database = database or (lambda name: f"sqlite:///{directory / name}.db")

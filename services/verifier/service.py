@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,21 @@ MIN_SECRET_BYTES = 32
 def read_secret(path: Path) -> bytes:
     """Return the cluster secret.
 
-    :raises ConfigError: when the file can not be read or holds too little.
+    :raises ConfigError: when the file can not be read, may be read by others, or holds too little.
     """
     try:
+        mode = path.stat().st_mode
         secret = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"the cluster secret {path} can not be read: {error.strerror}", remedy="Make it with `attestream init`."
         ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        # Who knows it can answer challenges that were never issued.
+        raise ConfigError(
+            f"the cluster secret {path} may be read by others (mode {stat.S_IMODE(mode):04o})",
+            remedy=f"Run `chmod 600 {path}`.",
+        )
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(f"the cluster secret {path} has fewer than {MIN_SECRET_BYTES} bytes")
     return secret
