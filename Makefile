@@ -34,6 +34,10 @@ fuzz: ## Fuzz every parser for seconds=60 each; only=NAME for one
 lock: ## Resolve the dependencies anew (needs uv)
 	@scripts/lock
 
+vm: ## Prove it on an emulated Linux machine with UEFI, Secure Boot, IMA and a TPM (QEMU; some minutes)
+	@scripts/install --vm
+	@$(python) -m devtools.vm $(args)
+
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
