@@ -26,7 +26,7 @@ from attestream.uefi.log import PCR_COUNT, EventLog
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.logic import Test
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy, Judgement, judge
-from attestream.uefi.replay import replay
+from attestream.uefi.replay import BANK_IDS
 
 IMA_PCR: Final = 10
 FIRMWARE_PCRS: Final = frozenset(range(8))
@@ -124,7 +124,7 @@ def appraise_boot_log(log: bytes, quoted: Mapping[int, bytes], *, bank: str, rul
 
 
 def _is_proven(log: EventLog, quoted: Mapping[int, bytes], bank: str, rules: BootRules, findings: Collector) -> bool:
-    if bank not in replay(log).pcrs:
+    if BANK_IDS.get(bank) not in log.algorithms:
         findings.add("boot.log-bank", "", f"The boot log has no digests for the bank {bank}.")
         return False
     claims = draw_claims(log, bank, {pcr: quoted[pcr] for pcr in rules.pcrs})
@@ -158,7 +158,10 @@ def _is_measured(event: Mapping[str, Any], proven: frozenset[int]) -> bool:
 
 
 def _of_bank(event: dict[str, Any], bank: str) -> dict[str, Any]:
-    digests = [digest for digest in event["Digests"] or () if digest["AlgorithmId"] == bank]
+    found = event["Digests"] or ()
+    digests = [digest for digest in found if digest["AlgorithmId"] == bank]
+    if len(digests) == len(found) and digests:
+        return event
     return {**event, "DigestCount": len(digests), "Digests": digests}
 
 

@@ -19,7 +19,7 @@ from attestream.uefi.guid import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, guid_
 from attestream.uefi.layout import TPM, Layout
 from attestream.uefi.loader_claims import loader_claim
 from attestream.uefi.log import Event, EventLog
-from attestream.uefi.replay import differing_pcrs, replay
+from attestream.uefi.replay import differing_pcrs, replay_bank
 from attestream.uefi.scalars import c_text, utf16_text
 from attestream.uefi.signatures import parse_signature_lists
 from attestream.uefi.variables import is_boot_option, parse_boot_order, parse_load_option, parse_variable
@@ -92,7 +92,7 @@ def draw_claims(log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout
 
     :raises MalformedError: when the log contradicts itself about the startup locality.
     """
-    replayed = replay(log).pcrs.get(bank)
+    replayed = replay_bank(log, bank)
     if replayed is None:
         return BootClaims((), (), tuple(sorted(quoted)), ())
     differing = differing_pcrs(replayed, quoted, sorted(quoted))

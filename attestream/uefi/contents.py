@@ -12,7 +12,7 @@ from attestream.uefi.device_path import device_path_text
 from attestream.uefi.guid import guid_text
 from attestream.uefi.log import Event
 from attestream.uefi.replay import STARTUP_LOCALITY
-from attestream.uefi.scalars import block, c_text, escaped_lines, plain, unescaped, utf16_text
+from attestream.uefi.scalars import block, c_text, plain, string_text, utf16_text
 from attestream.uefi.signatures import OWNER_SIZE, parse_signature_lists
 from attestream.uefi.variables import Variable, is_boot_option, parse_boot_order, parse_load_option, parse_variable
 
@@ -84,7 +84,7 @@ def _signature(owner: str, data: bytes) -> dict[str, Any]:
 
 
 def _sbat_level(_event: Event, variable: Variable) -> dict[str, str]:
-    return {"String": unescaped(escaped_lines(variable.data))}
+    return {"String": string_text(variable.data)}
 
 
 def _boot_order(event: Event, variable: Variable) -> list[str] | None:
@@ -166,7 +166,7 @@ def _action(event: Event) -> str:
 
 
 def _ipl(event: Event) -> dict[str, str]:
-    return {"String": unescaped(escaped_lines(event.data))}
+    return {"String": string_text(event.data)}
 
 
 def _image_load(event: Event) -> dict[str, Any]:

@@ -7,6 +7,7 @@ line, configuration) and 13 (extensions); shim 14 (MOK lists); Linux EFI stub 9 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
@@ -40,8 +41,7 @@ def loader_claim(measured: Measured, section: str, layout: Layout) -> tuple[clai
         return (command, "") if command else _section(measured, section)
     if layout.loaders is None and measured.event.pcr == _SECTIONS:
         return _section(measured, section)
-    decode = {_COMMANDS: _command, _PARAMETERS: _parameters, _OWNER_KEYS: _owner_keys}.get(measured.event.pcr, _file)
-    return decode(measured), section
+    return _DECODERS.get(measured.event.pcr, _file)(measured), section
 
 
 def _command(measured: Measured) -> claim.Claim:
@@ -59,7 +59,7 @@ def _grub_command(measured: Measured) -> claim.Claim | None:
     """GRUB measures the text behind a label, with or without its NUL."""
     event = measured.event
     label, space, text = event.data.partition(b" ")
-    if not space or not (measured.is_digest_of(text) or measured.is_digest_of(text.removesuffix(b"\0"))):
+    if not space or not (measured.is_digest_of(text.removesuffix(b"\0")) or measured.is_digest_of(text)):
         return None
     name = c_text(label).removesuffix(":")
     if name == _KERNEL_LABEL:
@@ -111,3 +111,11 @@ def _tagged(measured: Measured) -> claim.Claim:
 def _text(data: bytes) -> str:
     """Return a string that is UTF-16LE, as systemd writes it, or UTF-8: told apart by the second byte."""
     return utf16_text(data) if len(data) > 1 and len(data) % 2 == 0 and data[1] == 0 and data[0] else c_text(data)
+
+
+_DECODERS: Final[dict[int, Callable[[Measured], claim.Claim]]] = {
+    _COMMANDS: _command,
+    _PARAMETERS: _parameters,
+    _OWNER_KEYS: _owner_keys,
+}
+"""PCR -> how its EV_IPL events are read."""

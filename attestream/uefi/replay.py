@@ -57,6 +57,18 @@ def replay(log: EventLog) -> Replay:
     return Replay(pcrs, locality, unknown)
 
 
+def replay_bank(log: EventLog, bank: str) -> dict[int, bytes] | None:
+    """Return what :func:`replay` says of one bank; None when the log does not cover it or its hash is not known.
+
+    :raises MalformedError: when the log contradicts itself about the startup locality.
+    """
+    locality = startup_locality(log)
+    algorithm = BANK_IDS.get(bank)
+    if algorithm is None or algorithm not in log.algorithms or bank not in _HASHERS:
+        return None
+    return _replay_bank(log, algorithm, _HASHERS[bank], locality)
+
+
 def _known_banks(log: EventLog) -> list[tuple[int, Callable[..., Any]]]:
     return [(algorithm, _HASHERS[BANKS[algorithm]]) for algorithm in log.algorithms if BANKS.get(algorithm) in _HASHERS]
 
@@ -66,13 +78,14 @@ def _replay_bank(
 ) -> dict[int, bytes]:
     size = hasher().digest_size
     start = {0: bytes(size - 1) + bytes([locality])}
+    zeros = bytes(size)
     values: dict[int, bytes] = {}
     for _number, _offset, pcr, kind, digests, _data in log.events:
         if kind == NO_ACTION and not (informative and pcr < PCR_COUNT):
             continue
         for found, digest in digests:
             if found == algorithm:
-                before = values.get(pcr) or start.get(pcr) or bytes(size)
+                before = values.get(pcr) or start.get(pcr) or zeros
                 values[pcr] = hasher(before + digest).digest()
     return values
 

@@ -12,6 +12,7 @@ _WORDS: Final[dict[str, bool | None]] = {
     **{spelled: True for word in ("yes", "true", "on") for spelled in (word, word.capitalize(), word.upper())},
     **{spelled: False for word in ("no", "false", "off") for spelled in (word, word.capitalize(), word.upper())},
 }
+_LONGEST_WORD: Final = max(map(len, _WORDS))
 _OCTAL: Final = re.compile(r"0[0-7]+")
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]*")
 _MAX_DECIMAL: Final = 4000
@@ -34,7 +35,7 @@ _TO_ESCAPE: Final = str.maketrans(dict(_ESCAPED))
 def plain(text: str) -> str | int | bool | None:
     """Return the value of the unquoted scalar ``text``: hexadecimal data of digits alone becomes a number, for example."""
     if not text.isdigit():
-        return _WORDS.get(text, text)
+        return _WORDS.get(text, text) if len(text) <= _LONGEST_WORD else text
     if len(text) > _MAX_DECIMAL:
         return text
     if _OCTAL.fullmatch(text):
@@ -66,6 +67,14 @@ def unescaped(text: str) -> str:
         for character, escape in _ESCAPED:
             text = text.replace(escape, character)
     return text.removesuffix("\0")
+
+
+def string_text(data: bytes) -> str:
+    """Return the string ``data`` as policies expect it: printed by :func:`escaped_lines`, then :func:`unescaped`."""
+    text = data.decode("utf-8", "replace")
+    if "\\" in text or "\n" in text:
+        return unescaped(escaped_lines(data))
+    return text.removesuffix("\0")  # without these two, quotes and escapes only come and go
 
 
 def utf16_text(data: bytes) -> str:

@@ -99,7 +99,7 @@ class SignatureSetMember(Test):
         """Return in what the subject differs from each of the signatures."""
         if isinstance(subject, dict):
             pair = (subject.get("SignatureOwner"), subject.get("SignatureData"))
-            if all(isinstance(value, str) for value in pair) and pair in self._known:
+            if isinstance(pair[0], str) and isinstance(pair[1], str) and pair in self._known:
                 return ""
         return Or(*(SignatureTest(owner, data) for owner, data in self._listed)).why_not(evaluation, subject)
 
@@ -130,7 +130,8 @@ class SupersetOfDicts(Test):
 
     def __init__(self, reqs: Iterable[Mapping[str, Any]], field_names: tuple[str, ...]) -> None:
         self.field_names = tuple(field_names)
-        wanted = [_values(required, self.field_names) for required in reqs]
+        names = frozenset(self.field_names)
+        wanted = [_values(required, self.field_names, names) for required in reqs]
         if None in wanted:
             raise PolicyError(f"each required member must have exactly the fields {self.field_names}")
         self.reqs = frozenset(values for values in wanted if values is not None)
@@ -139,11 +140,12 @@ class SupersetOfDicts(Test):
         """Return which required members are missing, or which member has other keys."""
         if not isinstance(subject, list):
             return NO_LIST
+        names, wanted = self.field_names, frozenset(self.field_names)
         found = set()
         for member in subject:
             if not isinstance(member, dict):
                 return f"member {member} {NO_DICT}"
-            values = _values(member, self.field_names)
+            values = _values(member, names, wanted)
             if values is None:
                 return f"member {member!r} does not have the right set of field names {self.field_names}"
             found.add(values)
@@ -166,15 +168,18 @@ def _list_of(sig_type: str, test: Test, *, each: bool = True) -> Test:
 
 
 def _pair(signature: Signature) -> tuple[str, str]:
-    values = _values(signature, SIGNATURE_FIELDS)
+    values = _values(signature, SIGNATURE_FIELDS, frozenset(SIGNATURE_FIELDS))
     if values is None or not all(isinstance(value, str) for value in values):
         raise PolicyError(f"a signature has the fields {SIGNATURE_FIELDS}, both text")
     return values[0], values[1]
 
 
-def _values(member: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """Return the values under ``names``, or None when the keys are others or a value can not be compared."""
-    if member.keys() != set(names):
+def _values(member: Mapping[str, Any], names: tuple[str, ...], keys: frozenset[str]) -> tuple[Any, ...] | None:
+    """Return the values under ``names``, or None when the keys are not ``keys`` or a value can not be compared."""
+    if member.keys() != keys:
         return None
-    values = tuple(member[name] for name in names)
-    return None if any(isinstance(value, dict | list) for value in values) else values
+    values = tuple([member[name] for name in names])
+    for value in values:
+        if type(value) is not str and isinstance(value, dict | list):
+            return None
+    return values

@@ -100,7 +100,10 @@ class And(Test):
 
     def why_not(self, evaluation: Evaluation, subject: Any) -> str:
         """Return the first reason of a member."""
-        return next(filter(None, (test.why_not(evaluation, subject) for test in self.tests)), "")
+        for test in self.tests:
+            if reason := test.why_not(evaluation, subject):
+                return reason
+        return ""
 
 
 class Or(Test):

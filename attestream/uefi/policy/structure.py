@@ -40,11 +40,12 @@ class Dispatcher(Test):
         """Return the reason of the chosen test, or that there is none to choose."""
         if not isinstance(subject, dict):
             return NO_DICT
+        known = True
         for name in self.key_names:
             if name not in subject:
                 return f"has no {name}"
-        values = tuple(subject[name] for name in self.key_names)
-        known = all(isinstance(value, str | int) for value in values)
+            known = known and isinstance(subject[name], (str, int))
+        values = tuple([subject[name] for name in self.key_names])
         test = self.tests.get(values) if known else None
         if test is None:
             return f"has unexpected {self.key_names} combination {values}"

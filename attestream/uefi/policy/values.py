@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import re2
@@ -11,6 +12,8 @@ from attestream.uefi.policy.logic import Evaluation, Test
 
 MAX_EXPRESSION = 65_536
 """Characters of an expression: a kernel's command line with every character escaped has at most 8192."""
+_PREFIX = re.compile(r"([A-Za-z0-9_: /-]+)\.\*")
+"""An expression that only says how a text begins, such as the one for GRUB's commands, which are most of a boot log."""
 NO_TEXT = "is not a str"
 
 
@@ -57,7 +60,7 @@ class RegExp(Test):
     :raises PolicyError: when the expression is not valid.
     """
 
-    __slots__ = ("_compiled", "pattern")
+    __slots__ = ("_compiled", "_prefix", "pattern")
 
     def __init__(self, pattern: str, *, dot_all: bool = False, ignore_case: bool = False) -> None:
         if not isinstance(pattern, str) or len(pattern) > MAX_EXPRESSION:
@@ -71,11 +74,16 @@ class RegExp(Test):
         except (re2.error, UnicodeEncodeError) as error:
             raise PolicyError(f"{pattern!a} is not an RE2 expression: {error}") from error
         self.pattern = pattern
+        anything_after = dot_all and not ignore_case and _PREFIX.fullmatch(pattern)
+        self._prefix = anything_after.group(1) if anything_after else None
 
     def matches(self, text: str) -> bool:
         """Return whether the expression matches the whole of ``text``."""
+        if self._prefix is not None and text.isascii():
+            return text.startswith(self._prefix)
         try:
-            return self._compiled.fullmatch(text) is not None
+            # Of bytes the library does not look for the place of each character.
+            return self._compiled.fullmatch(text.encode("utf-8")) is not None
         except UnicodeEncodeError:  # a lone surrogate is no text of an expression
             return False
 
