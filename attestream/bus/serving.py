@@ -48,6 +48,8 @@ class Endpoint:
     async def start(self, queue: str) -> None:
         """Join queue group ``queue``."""
         self._subscription = await self._bus.nc.subscribe(self._subject, queue=queue, cb=self._take)
+        # Whoever is told that the service is ready must find it.
+        await self._bus.nc.flush()
 
     async def stop(self) -> None:
         """Leave the queue group and let the running handlers end."""

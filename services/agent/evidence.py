@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from attestream.errors import MalformedError, RefusedError
+from attestream.errors import MalformedError, RefusedError, TpmError
 from attestream.tpm.algorithms import hash_named
 from attestream.tpm.quote import pcr_digest
 from attestream.tpm.structures import parse_quote, parse_signature
@@ -24,7 +24,10 @@ from services.agent.tpm_pcrs import Banks
 _log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 6
-"""How often quote, values and log are read until they agree."""
+"""How often quote and log are read until they agree."""
+
+QUOTE_ATTEMPTS: Final = 20
+"""How often the TPM is asked for a quote and for the values until nothing was measured in between."""
 
 MAX_BANKS: Final = 8
 MAX_PCR: Final = 23
@@ -72,28 +75,38 @@ class EvidenceMaker:
     def make(self, challenge: Challenge) -> Evidence:
         """Return evidence for ``challenge``: bare when the quote's PCR digest is the known one, with all claims otherwise.
 
-        When quote, values and log do not agree after :data:`ATTEMPTS`, the last of them are returned: the agent does not
-        judge itself.
+        When quote and log do not agree after :data:`ATTEMPTS`, the last of them are returned: the agent does not judge
+        itself. Values that are not the quoted ones are never returned: they would say that something is wrong where a
+        machine is only busy.
 
-        :raises TpmError: when the TPM can not quote.
+        :raises TpmError: when the TPM can not quote, or its PCRs change faster than they can be read.
         :raises MalformedError: when what it returns is no quote.
         """
         boot_log = self._read_boot_log() if challenge.boot_log else b""
         for attempt in range(1, ATTEMPTS + 1):
-            bare = self._quote(challenge)
-            quote = parse_quote(bare.quote)
-            if challenge.known_digest and hmac.compare_digest(quote.pcr_digest, challenge.known_digest):
+            bare, values = self._quote_and_values(challenge)
+            if values is None:
                 return bare
-            values = self._tpm.read_pcrs({bank: list(pcrs) for bank, pcrs in quote.selection})
-            agree = pcr_digest(parse_signature(bare.signature).hash, quote.selection, values) == quote.pcr_digest
             ima, replayed = self._read_ima(challenge.ima_from, values, _MAX_LOGS - len(boot_log))
-            if agree and replayed:
+            if replayed:
                 break
             if attempt < ATTEMPTS:
                 self._pause(_PAUSE_S * attempt)
         else:
             _log.warning("the quoted PCRs and the IMA log of %s do not agree; sending them as they are", challenge.agent_id)
         return msgspec.structs.replace(bare, pcr_values=values, ima=ima, boot_log=boot_log)
+
+    def _quote_and_values(self, challenge: Challenge) -> tuple[Evidence, dict[str, dict[int, bytes]] | None]:
+        """Return a quote and the values that it signs; none when their digest is the known one."""
+        for _ in range(QUOTE_ATTEMPTS):
+            bare = self._quote(challenge)
+            quote = parse_quote(bare.quote)
+            if challenge.known_digest and hmac.compare_digest(quote.pcr_digest, challenge.known_digest):
+                return bare, None
+            values = self._tpm.read_pcrs({bank: list(pcrs) for bank, pcrs in quote.selection})
+            if pcr_digest(parse_signature(bare.signature).hash, quote.selection, values) == quote.pcr_digest:
+                return bare, values
+        raise TpmError(f"the PCRs have changed between quote and reading {QUOTE_ATTEMPTS} times in a row")
 
     def _quote(self, challenge: Challenge) -> Evidence:
         attester = self._attester

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from attestream.errors import AttestreamError
+from attestream.errors import AttestreamError, TpmError
 from attestream.ima.log import read_ascii, read_binary
 from attestream.ima.replay import Replay
 from attestream.tpm.public import parse_public
@@ -19,7 +19,7 @@ from devtools.ima_log import record
 from devtools.swtpm import Swtpm
 from schemas.attestation import MAX_PARTS, PART_BYTES, Challenge, Evidence, EvidencePart, ImaDelta, qualifying_data
 from services.agent import evidence as module
-from services.agent.evidence import ATTEMPTS, Attester, EvidenceMaker, check, cut, is_bare
+from services.agent.evidence import ATTEMPTS, QUOTE_ATTEMPTS, Attester, EvidenceMaker, check, cut, is_bare
 from services.agent.ima_log import ImaLog
 from services.agent.tpm_device import TpmDevice
 
@@ -147,6 +147,28 @@ def test_evidence_is_consistent_under_constant_change(device: TpmDevice, emulato
         writer.join()
     assert not failed
     assert known > 10
+
+
+class AlwaysMeasuring:
+    """A TPM into which something is measured between any quote and the reading of the values."""
+
+    def __init__(self, device: TpmDevice, emulator: ImaEmulator) -> None:
+        self.quote = device.quote
+        self._read = device.read_pcrs
+        self._emulator = emulator
+        self.readings = 0
+
+    def read_pcrs(self, banks):
+        self.readings += 1
+        self._emulator.run(f"/bin/{self.readings}", b"x")
+        return self._read(banks)
+
+
+def test_values_that_are_not_the_quoted_ones_are_never_sent(device: TpmDevice, emulator: ImaEmulator) -> None:
+    racing = AlwaysMeasuring(device, emulator)
+    with pytest.raises(TpmError, match="changed between"):
+        maker(racing, emulator).make(challenge())
+    assert racing.readings == QUOTE_ATTEMPTS
 
 
 def test_a_tampered_log_is_sent_after_bounded_attempts(device: TpmDevice, emulator: ImaEmulator) -> None:
