@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make install` makes; see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench fuzz lock clean
+.PHONY: help install demo test check bench fuzz lock vm clean
 
 python := .venv/bin/python
 

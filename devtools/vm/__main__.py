@@ -20,7 +20,7 @@ from devtools.vm.root_disk import PROJECT
 from devtools.vm.stage import Stage
 
 CACHE: Final = PROJECT / "build" / "vm"
-DEADLINE_S: Final = 120.0
+DEADLINE_S: Final = 180.0
 WHOLE_S: Final = 1800.0
 
 
