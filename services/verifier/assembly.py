@@ -15,7 +15,7 @@ MAX_HELD_BYTES = 128 << 20
 MAX_DELIVERIES = 2 * MAX_PARTS
 """Messages held for one evidence: a part may be delivered twice, but an agent can not fill the partition with repeats."""
 
-LIFETIME_MS = 60_000
+LIFETIME_MS = 20_000
 """How long incomplete evidence is kept; the agent is asked again long before."""
 
 

@@ -329,7 +329,11 @@ class Partition:
             whole = self._assembly.part(message, delivery, now)
         if whole is not None:
             await self._settle(attester, whole, delivery)
-        for given_up in self._assembly.given_up(now):
+        await self.tidy()
+
+    async def tidy(self) -> None:
+        """Acknowledge what will never be whole: it would hold up the partition until the bus takes it back."""
+        for given_up in self._assembly.given_up(self._clock()):
             await given_up.ack()
 
     async def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:

@@ -137,6 +137,8 @@ class Worker:
         while True:
             try:
                 await self._turn()
+                for partition in list(self._partitions.values()):
+                    await partition.tidy()
             except AttestreamError as error:
                 log.warning("no partition is taken for now: %s", error.message)
             await asyncio.sleep(LOOK_S)

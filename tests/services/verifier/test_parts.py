@@ -11,6 +11,7 @@ from schemas.attestation import MAX_PARTS, PART_BYTES, EvidencePart
 from schemas.enrolment import AgentQuery
 from schemas.events import Standing
 from services.agent.evidence import cut
+from services.verifier import assembly
 
 LONG = "/tmp/" + "x" * 3900
 
@@ -102,3 +103,29 @@ async def test_the_most_parts_that_are_allowed(pool, tenant, bus):
     await eventually(lambda: worker.attester("a").state.ima_entries == len(agent.log))
     await eventually(lambda: settled(bus))
     await fleet.stop()
+
+
+async def test_parts_that_never_become_whole_do_not_hold_up_the_partition(pool, tenant, bus, monkeypatch):
+    monkeypatch.setattr(assembly, "LIFETIME_MS", 500)
+    fleet = SoftFleet(bus, [make_agent("a")])
+    await fleet.start()
+    await fleet.serve_identities()
+    await pool.start("one")
+    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
+    assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
+    await tenant.becomes("a", Standing.TRUSTED)
+    for index in range(5):
+        part = EvidencePart(agent_id="a", seq=1 << 50, index=index, boot=False, data=b"x")
+        await bus.publish_durable(subjects.evidence("a"), part, message_id=f"orphan-{index}")
+
+    async def unsettled() -> int:
+        name = f"verifier-evidence-{partition('a')}"
+        info = await jetstream.call(bus, f"CONSUMER.INFO.{topology.EVIDENCE.name}.{name}")
+        return info["num_ack_pending"] + info["num_pending"]
+
+    await eventually(unsettled)
+
+    async def settled() -> bool:
+        return await unsettled() == 0
+
+    await eventually(settled, 5)
