@@ -18,6 +18,9 @@ from bench.stack import BenchError
 
 RESULTS: Final = Path("build/bench.json")
 
+BUSY_CORES: Final = 0.25
+"""Cores that others may use meanwhile without a word."""
+
 _HOW_RATES: Final = (
     "One worker process, SQLite, a real nats-server, {agents:,} software agents in one process that sign real quotes. "
     "Per core: attestations for each CPU second of the worker, all its threads, from /proc/<pid>/stat over {window:g} s. "
@@ -151,10 +154,14 @@ def chosen(only: list[str]) -> list[str]:
 async def _run(names: list[str]) -> None:
     report = Report(RESULTS, machine.describe())
     for name in names:
-        began = time.monotonic()
+        began, foreign = time.monotonic(), machine.Foreign()
         report.say(f"measuring {name} ...")
         await PARTS[name](report)
-        report.say(f"{name} took {time.monotonic() - began:.0f} s")
+        others = foreign.cores()
+        report.keep({f"{name}_foreign_cores": round(others, 2)})
+        report.say(f"{name} took {time.monotonic() - began:.0f} s; everything else on the machine used {others:.2f} cores")
+        if others > BUSY_CORES:
+            report.say("That is enough to spoil rates, times and CPU per attestation: measure again on a machine at rest.")
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -54,6 +55,28 @@ def describe() -> dict[str, str | int | float]:
         "machine_steal_share": steal_share(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+class Foreign:
+    """Measures how busy everything else kept the machine, from when it is made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = _busy_seconds() - _own_seconds()
+
+    def cores(self) -> float:
+        """Return the CPU seconds per second that neither this process used nor the children that have ended since."""
+        return max(0.0, (_busy_seconds() - _own_seconds() - self._busy) / (time.monotonic() - self._began))
+
+
+def _busy_seconds() -> float:
+    spent = _jiffies()
+    return (sum(spent[:8]) - spent[3] - spent[4]) / _TICKS
+
+
+def _own_seconds() -> float:
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def steal_share(seconds: float = 0.5) -> float:

@@ -35,6 +35,10 @@ class Report:
         for row in rows:
             table.add_row(*row)
         self._console.print(table)
+        self.keep(figures)
+
+    def keep(self, figures: dict[str, Figure]) -> None:
+        """Write ``figures`` beside those of the parts before."""
         self.figures |= figures
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")

@@ -54,6 +54,15 @@ def test_unique_memory_leaves_shared_pages_out():
     assert machine.unique_bytes(os.getpid()) > 1 << 20
 
 
+def test_work_of_this_process_is_not_foreign_and_that_of_others_is():
+    own, other = machine.Foreign(), machine.Foreign()
+    until = machine.cpu_seconds(os.getpid()) + 0.3
+    while machine.cpu_seconds(os.getpid()) < until:
+        sum(range(10_000))
+    other._busy -= 10.0
+    assert other.cores() > own.cores() + 1.0
+
+
 def test_parts_are_chosen_by_name_and_run_in_their_order():
     assert chosen([]) == list(PARTS)
     assert chosen(["latency,bare"]) == ["bare", "latency"]
