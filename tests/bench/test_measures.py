@@ -3,6 +3,9 @@ on the way went wrong."""
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -54,13 +57,16 @@ def test_unique_memory_leaves_shared_pages_out():
     assert machine.unique_bytes(os.getpid()) > 1 << 20
 
 
-def test_work_of_this_process_is_not_foreign_and_that_of_others_is():
-    own, other = machine.Foreign(), machine.Foreign()
-    until = machine.cpu_seconds(os.getpid()) + 0.3
-    while machine.cpu_seconds(os.getpid()) < until:
-        sum(range(10_000))
-    other._busy -= 10.0
-    assert other.cores() > own.cores() + 1.0
+def test_a_child_is_foreign_until_it_has_ended():
+    foreign, began = machine.Foreign(), time.monotonic()
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    running = foreign.cores() * (time.monotonic() - began)
+    child.communicate(b"\n")
+    ended = foreign.cores() * (time.monotonic() - began)
+    assert running > 0.4
+    assert ended < running - 0.2
 
 
 def test_parts_are_chosen_by_name_and_run_in_their_order():
