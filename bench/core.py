@@ -49,8 +49,8 @@ _HOW: Final = (
     "against a policy of as many paths, cold: no entry was ever seen before, warm: another machine showed the same log; "
     "{signed:,} entries of ima-sig, each with another signature. Boot log: 40 KB of a Secure Boot machine, replayed, read "
     "and judged by the policy `example`. Quotes: signature, nonce, 11 PCR values and their policy. Poll without news: what "
-    "the core does for an answer with known PCR values (RSA-2048); the incumbent's quote check and its reading of the policy. "
-    "Compiling: from the document; the incumbent's check at upload. Times: how often the better figure holds the other."
+    "the core does for an answer with known PCR values (RSA-2048); the incumbent's quote check and its reading of the "
+    "policy. Compiling: from the document; the incumbent's check at upload. Times: above 1, ours is better."
 )
 
 

@@ -38,7 +38,6 @@ class EntryJudge:
     __slots__ = (
         "_aggregates",
         "_by_digest_alone",
-        "_cleared",
         "_digests",
         "_extend",
         "_extended",
@@ -51,6 +50,7 @@ class EntryJudge:
         "_ring",
         "_scope",
         "_trace",
+        "cleared",
         "devices",
         "keys",
     )
@@ -78,7 +78,8 @@ class EntryJudge:
         self._extended = self._extend.of
         self._findings = findings
         self._memo = memo
-        self._cleared = memo.cleared if memo is not None and scope and trace is None else None
+        self.cleared = memo.cleared if memo is not None and scope and trace is None else None
+        """Records that were judged before, of all the fleet; None when nothing is remembered."""
         self._scope = f"{bank}/{'padded' if padded else 'plain'}/{scope}"
         self._trace = trace
         self._aggregates = boot_aggregates
@@ -90,13 +91,8 @@ class EntryJudge:
         self._refused = 0
 
     def known(self) -> Mapping[bytes, bytes]:
-        """Return records that need no judgement, with what they extend; stale when :attr:`generation` changes."""
-        return self._cleared.known(self._scope) if self._cleared is not None else {}
-
-    @property
-    def generation(self) -> int:
-        """Changes when what :meth:`known` gave is stale."""
-        return self._cleared.generation if self._cleared is not None else 0
+        """Return records that need no judgement, with what they extend; stale with the generation of :attr:`cleared`."""
+        return self.cleared.known(self._scope) if self.cleared is not None else {}
 
     def judge(self, record: bytes, index: int, tail: bool) -> bytes:
         """Judge the entry in ``record`` and return what it extends.
@@ -106,7 +102,7 @@ class EntryJudge:
         :raises MalformedError: when it can not be read.
         :raises UnsupportedError: when its template is unknown.
         """
-        cleared = self._cleared
+        cleared = self.cleared
         if cleared is not None and cleared.generation and (value := cleared.recall(self._scope, record)) is not None:
             return value
         if self._by_digest_alone and (plain := self._plain(record)) is not None:

@@ -184,14 +184,15 @@ class _Walk:
         new = bank_hash(self._context.bank)
         judge, quoted, first = self._judge, self._quoted, self._delta.ima_first
         value, proven, seen = self._value, self.proven is not None, 0
-        known, generation = judge.known(), judge.generation
+        judged, cleared = judge.judge, judge.cleared
+        known, generation = judge.known(), cleared.generation if cleared is not None else 0
         try:
             for record in self._form.split(self._delta.data):
                 extended = known.get(record)
                 if extended is None:
-                    extended = judge.judge(record, first + seen, proven)
-                    if judge.generation != generation:
-                        known, generation = judge.known(), judge.generation
+                    extended = judged(record, first + seen, proven)
+                    if cleared is not None and cleared.generation != generation:
+                        known, generation = judge.known(), cleared.generation
                 seen += 1
                 if not proven:
                     value = new(value + extended).digest()
