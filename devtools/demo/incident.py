@@ -5,8 +5,9 @@ from __future__ import annotations
 from attestream.client import DeliveredEvent, VerifiedRevocation, new_command_id
 from devtools.demo.machine import Machine
 from devtools.demo.opening import until_trusted
-from devtools.demo.scene import NotObservedError, Scene
+from devtools.demo.scene import Scene
 from devtools.demo.subscriber import Heard, now_ms
+from devtools.demo.waiting import NotObservedError
 from schemas.commands import AgentStatus, StartAgent
 from schemas.events import EventKind, Standing
 

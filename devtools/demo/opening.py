@@ -9,9 +9,10 @@ from attestream.appraisal.policy import compile_policy, policy_from_log
 from attestream.client import DeliveredResult, new_command_id
 from attestream.tpm.public import parse_public
 from devtools.demo.machine import Machine
-from devtools.demo.scene import NotObservedError, Scene
+from devtools.demo.scene import Scene
 from devtools.demo.stage import INTERVAL_MS, LEASE_MS, WORKERS
 from devtools.demo.subscriber import Heard, now_ms
+from devtools.demo.waiting import NotObservedError
 from schemas import subjects
 from schemas.commands import AddAgent, Attestation, WorkerStatus
 from schemas.enrolment import AgentsQuery, Identity, IdentityPage

@@ -6,9 +6,10 @@ from typing import Final
 
 from attestream.bus.stored import last_messages
 from attestream.client import DeliveredResult, Fleet
-from devtools.demo.scene import NotObservedError, Scene
+from devtools.demo.scene import Scene
 from devtools.demo.stage import WORKERS
 from devtools.demo.subscriber import Heard, now_ms
+from devtools.demo.waiting import NotObservedError
 from schemas import subjects
 from schemas.events import EventKind, Standing
 from schemas.topology import RESULTS

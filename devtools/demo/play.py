@@ -12,9 +12,10 @@ from attestream.errors import AttestreamError
 from attestream.signing import TrustedKeys
 from devtools.demo import incident, opening, outage
 from devtools.demo.narration import Narrator
-from devtools.demo.scene import NotObservedError, Scene
+from devtools.demo.scene import Scene
 from devtools.demo.stage import Stage
 from devtools.demo.subscriber import listening
+from devtools.demo.waiting import NotObservedError
 
 
 class Step(NamedTuple):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from attestream.client import Client
-from attestream.errors import BusError
 from devtools.demo.machine import Machine
 from devtools.demo.narration import Narrator
 from devtools.demo.stage import Stage
 from devtools.demo.subscriber import Subscriber
+from devtools.demo.waiting import wait_to_see
 from schemas import subjects
 from schemas.commands import AgentStatus, AgentStatusPage
 from schemas.enrolment import AgentsQuery
@@ -20,10 +19,6 @@ from schemas.enrolment import AgentsQuery
 _T = TypeVar("_T")
 
 _QUERY_S = 1.0
-
-
-class NotObservedError(Exception):
-    """Something did not happen in time, or something else happened instead."""
 
 
 @dataclass
@@ -58,21 +53,14 @@ class Scene:
 
         :raises NotObservedError: when there is nothing after :attr:`deadline_s`, or a program ends by itself.
         """
-        unanswered = ""
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                with self.narrator.waiting(what):
-                    while True:
-                        try:
-                            if (found := await look()) is not None:
-                                return found
-                        except BusError as error:  # nobody answers yet, or not any more: another look may find someone
-                            unanswered = f" ({error.message})"
-                        if accident := self.stage.accident:
-                            raise NotObservedError(f"{what}: {accident}")
-                        await asyncio.sleep(every_s)
-        except TimeoutError as error:
-            raise NotObservedError(f"{what} did not happen within {self.deadline_s:g} s{unanswered}") from error
+        return await wait_to_see(
+            what,
+            look,
+            narrator=self.narrator,
+            accident=lambda: self.stage.accident,
+            deadline_s=self.deadline_s,
+            every_s=every_s,
+        )
 
     async def live(self) -> dict[str, AgentStatus]:
         """Return what one worker, whichever is asked, tells of the agents that it owns itself.

@@ -14,8 +14,8 @@ from attestream.errors import AttestreamError
 from attestream.signing import TrustedKeys
 from devtools.demo.narration import Narrator
 from devtools.demo.play import StepFailedError
-from devtools.demo.scene import NotObservedError
 from devtools.demo.subscriber import listening
+from devtools.demo.waiting import NotObservedError
 from devtools.vm import steps
 from devtools.vm.boot_disk import boot_disk
 from devtools.vm.packages import RELEASE, fetch

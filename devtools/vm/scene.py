@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from attestream.client import Client, DeliveredEvent
-from attestream.errors import BusError
 from devtools.demo.narration import Narrator
-from devtools.demo.scene import NotObservedError
 from devtools.demo.subscriber import Heard, Subscriber
+from devtools.demo.waiting import NotObservedError, wait_to_see
 from devtools.vm.operator_shell import OperatorShell
 from devtools.vm.recorder import Recorder
 from devtools.vm.stage import AGENT_ID, Stage
@@ -52,21 +50,14 @@ class Scene:
 
         :raises NotObservedError: when there is nothing after :attr:`deadline_s`, or a program ends by itself.
         """
-        unanswered = ""
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                with self.narrator.waiting(what):
-                    while True:
-                        try:
-                            if (found := await look()) is not None:
-                                return found
-                        except BusError as error:  # nobody answers yet: another look may find someone
-                            unanswered = f" ({error.message})"
-                        if accident := self.stage.accident:
-                            raise NotObservedError(f"{what}: {accident}")
-                        await asyncio.sleep(every_s)
-        except TimeoutError as error:
-            raise NotObservedError(f"{what} did not happen within {self.deadline_s:g} s{unanswered}") from error
+        return await wait_to_see(
+            what,
+            look,
+            narrator=self.narrator,
+            accident=lambda: self.stage.accident,
+            deadline_s=self.deadline_s,
+            every_s=every_s,
+        )
 
     async def until_trusted(self, *, since: float) -> None:
         """Wait for a result that came after ``since`` and says that the machine is trusted.

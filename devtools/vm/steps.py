@@ -12,7 +12,7 @@ from attestream.client import new_command_id
 from attestream.ima.log import read_binary
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.create import create_reference_state
-from devtools.demo.scene import NotObservedError
+from devtools.demo.waiting import NotObservedError
 from devtools.vm.boot_disk import COMMAND_LINE
 from devtools.vm.root_disk import CONFIG, START_AGENT, STATE
 from devtools.vm.scene import Scene
