@@ -94,6 +94,20 @@ class SignatureError(RefusedError):
     remedy = "Check that the verifying key belongs to this installation."
 
 
+class ExpiredError(SignatureError):
+    """A credential or signature whose time is over, or has not come."""
+
+    code = "expired"
+    remedy = "Renew the credential; check that the clocks agree."
+
+
+class ForbiddenError(RefusedError):
+    """A request by someone whose role does not allow it."""
+
+    code = "forbidden"
+    remedy = "Ask somebody with the right role; `attestream operators list` shows the roles."
+
+
 class ConfigError(AttestreamError):
     """A configuration that can not be used."""
 

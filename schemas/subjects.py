@@ -18,6 +18,8 @@ REGISTRAR_ENROL: Final = "att.registrar.enrol"
 REGISTRAR_ACTIVATE: Final = "att.registrar.activate"
 QUERY_REGISTRAR_AGENT: Final = "att.query.registrar.agent"
 QUERY_REGISTRAR_AGENTS: Final = "att.query.registrar.agents"
+REGISTRAR_RENEWALS: Final = "att.registrar.renew.*"
+REGISTRAR_ROSTER: Final = "att.registrar.roster"
 REGISTRAR_DELETE: Final = "att.query.registrar.delete"
 QUERY_VERIFIER_AGENT: Final = "att.query.verifier.agent"
 QUERY_VERIFIER_AGENTS: Final = "att.query.verifier.agents"
@@ -45,6 +47,8 @@ HEADER_EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 HEADER_EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 HEADER_MARKER: Final = "Nats-Marker-Reason"
 HEADER_SEQUENCE: Final = "Nats-Sequence"
+HEADER_SIGNATURE: Final = "Attestream-Signature"
+"""``<key id>.<algorithm>.<signed at, Unix ms>.<base64url>``: see :mod:`schemas.trust`."""
 
 _UNSAFE: Final = re.compile(r"[.*>% ]")
 _ESCAPED: Final = re.compile(r"%([0-9A-F]{2})")
@@ -69,6 +73,11 @@ def agent_id(token_: str) -> str:
     if not AGENT_ID.match(text) or token(text) != token_:
         raise SchemaError(f"{token_[:100]!r} is not an agent's subject token")
     return text
+
+
+def renewal(id_: str) -> str:
+    """Return where agent ``id_`` asks for its next identity on the bus (request)."""
+    return f"att.registrar.renew.{token(id_)}"
 
 
 def challenge(id_: str) -> str:
@@ -144,6 +153,17 @@ def revocation(id_: str) -> str:
 def revoked(id_: str) -> str:
     """Return the core subject under which a stored revocation of ``id_`` is republished to agents."""
     return f"att.revoked.{token(id_)}"
+
+
+def published(subject: str) -> str:
+    """Return the subject on which the author of a stored message published it.
+
+    The server puts a partition into the subjects of evidence and commands; signatures cover what the author wrote.
+    """
+    match subject.split("."):
+        case ["att", "command" | "evidence" as kind, partition, name] if partition.isdigit():
+            return f"att.{kind}.{name}"
+    return subject
 
 
 def dead(stream: str) -> str:

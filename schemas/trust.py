@@ -1,0 +1,47 @@
+"""Who may say what, above the bus: the roster of keys, and the signature that travels with a message.
+
+A message that must be believed carries the header ``Attestream-Signature: <key id>.<algorithm>.<signed at>.<signature>``;
+the signature (base64url without padding) covers :func:`covered_bytes`, and with them the subject on which its author
+published. A copy under another subject, or with another payload or time, does not verify. The header of a reply covers the
+random inbox that it was sent to, so an old answer can not be played again.
+"""
+
+from __future__ import annotations
+
+from schemas.base import Message, Part
+from schemas.roles import Role
+
+
+class RosterKey(Part, kw_only=True, frozen=True):
+    """A key whose signatures count, for one role and between two times (Unix ms)."""
+
+    key_id: str
+    """First 16 hex digits of SHA-256 over the SubjectPublicKeyInfo in DER."""
+    role: Role
+    name: str
+    """Of the service or of the person: unique among those that are not revoked, except for rotated keys of one name."""
+    public_key: str
+    """SubjectPublicKeyInfo in PEM."""
+    bus_key: str = ""
+    """Public NKey with which the same holder connects; empty for keys that only sign."""
+    not_before: int = 0
+    not_after: int = 0
+    """0: no end."""
+    revoked_at: int = 0
+    """What is signed after this does not count; 0: not revoked. What was signed before still does."""
+
+
+class Roster(Message, kw_only=True, frozen=True, tag="roster"):
+    """All keys of an installation. Travels in a :class:`schemas.events.Signed` envelope by a root key."""
+
+    installation: str
+    """Random id of the installation: two can not share a bus by accident."""
+    version: int
+    """Raised with each change; an older one is not accepted after a newer one."""
+    issued_at: int
+    keys: list[RosterKey]
+
+
+def covered_bytes(subject: str, signed_at: int, payload: bytes) -> bytes:
+    """Return what the signature of a message on ``subject`` covers; ``signed_at`` is in Unix milliseconds."""
+    return b"attestream/publication/1\x00" + subject.encode("ascii") + b"\x00" + signed_at.to_bytes(8, "big") + payload
