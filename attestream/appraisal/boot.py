@@ -21,7 +21,8 @@ from attestream.appraisal.document import check_keys, shown
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.uefi.claims import draw_claims
-from attestream.uefi.dictionary import describe
+from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
+from attestream.uefi.kinds import NO_ACTION
 from attestream.uefi.log import PCR_COUNT, EventLog
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.logic import Test
@@ -33,7 +34,6 @@ FIRMWARE_PCRS: Final = frozenset(range(8))
 MAX_REFERENCE_STATES: Final = 64
 MAX_REASON: Final = 400
 """Characters of a policy's reason that a finding has."""
-_NO_ACTION: Final = "EV_NO_ACTION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def appraise_boot_log(log: bytes, quoted: Mapping[int, bytes], *, bank: str, rul
         parsed = parse_log(log)
         if not _is_proven(parsed, quoted, bank, rules, findings):
             return False
-        return _is_good(proven_dictionary(parsed, bank, frozenset(rules.pcrs)), rules, findings)
+        return _is_good(proven_dictionary(parsed, bank, {pcr: quoted[pcr] for pcr in rules.pcrs}), rules, findings)
     except MalformedError as error:
         findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
         return False
@@ -139,30 +139,28 @@ def _is_proven(log: EventLog, quoted: Mapping[int, bytes], bank: str, rules: Boo
     return not claims.rejected
 
 
-def proven_dictionary(log: EventLog, bank: str, proven: frozenset[int]) -> dict[str, Any]:
-    """Return the dictionary form of ``log`` with nothing in it that a quote of the PCRs ``proven`` leaves open.
+def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes]) -> dict[str, Any]:
+    """Return the dictionary form of ``log`` with nothing in it that a quote leaves open.
 
-    Events of other PCRs are left out, as are digests of other banks, and EV_NO_ACTION events but for the header: no PCR ever
-    shows them.
+    Events of other PCRs are left out, as are digests and PCR values of other banks, and EV_NO_ACTION events but for the
+    header: no PCR ever shows them.
 
+    :param proven: quoted PCR -> value in ``bank``, to which the log replays.
+    :raises TooLargeError: over 8,192 events.
     :raises MalformedError: when an event can not be decoded.
     """
-    described = describe(log)
-    header = [] if log.header is None else described["events"][:1]
-    events = [_of_bank(event, bank) for event in described["events"][len(header) :] if _is_measured(event, proven)]
-    return {"version": described["version"], "events": header + events, "pcrs": described["pcrs"]}
-
-
-def _is_measured(event: Mapping[str, Any], proven: frozenset[int]) -> bool:
-    return event["PCRIndex"] in proven and event["EventType"] != _NO_ACTION
-
-
-def _of_bank(event: dict[str, Any], bank: str) -> dict[str, Any]:
-    found = event["Digests"] or ()
-    digests = [digest for digest in found if digest["AlgorithmId"] == bank]
-    if len(digests) == len(found) and digests:
-        return event
-    return {**event, "DigestCount": len(digests), "Digests": digests}
+    check_describable(log)
+    events = [] if log.header is None else [describe_header(log, log.header)]
+    algorithm = BANK_IDS[bank]
+    pcrs: dict[int, int] = {}
+    for event in log.events:
+        pcr = event.pcr
+        if pcr not in proven or event.kind == NO_ACTION:
+            continue
+        events.append(describe_event(event, [digest for digest in event.digests if digest.algorithm == algorithm]))
+        if pcr not in pcrs:
+            pcrs[pcr] = int.from_bytes(proven[pcr], "big")
+    return {"version": FORM_VERSION, "events": events, "pcrs": {bank: dict(sorted(pcrs.items()))} if pcrs else None}
 
 
 def _is_good(dictionary: Mapping[str, Any], rules: BootRules, findings: Collector) -> bool:

@@ -6,37 +6,33 @@ so: the PCRs prove what was measured, and the measurement does not always cover 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from attestream.uefi.signatures import SignatureList
 from attestream.uefi.variables import LoadOption
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """Base of all claims."""
 
     event: int
     pcr: int
 
 
-@dataclass(frozen=True, slots=True)
-class SecureBoot(Claim):
+class SecureBoot(Claim, frozen=True, gc=False):
     """The firmware's SecureBoot variable: whether it checks signatures of what it starts."""
 
     enabled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureDatabase(Claim):
+class SignatureDatabase(Claim, frozen=True, gc=False):
     """A UEFI key or signature database: PK, KEK, db, dbx, dbt or dbr."""
 
     name: str
     lists: tuple[SignatureList, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigVariable(Claim):
+class ConfigVariable(Claim, frozen=True, gc=False):
     """Another variable that the firmware measures as Secure Boot configuration, for example DeployedMode."""
 
     vendor: str
@@ -44,8 +40,7 @@ class ConfigVariable(Claim):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Authority(Claim):
+class Authority(Claim, frozen=True, gc=False):
     """The entry of a database by which an image was accepted; ``name`` says whose: db, Shim, MokList, vendor_db."""
 
     vendor: str
@@ -53,8 +48,7 @@ class Authority(Claim):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MachineOwnerKeys(Claim):
+class MachineOwnerKeys(Claim, frozen=True, gc=False):
     """What shim measures of its own key lists. ``name`` (MokList, MokListX, MokListTrusted ...) is only the log's word.
 
     ``enabled`` is known for one-byte switches, whose two possible values are tried against the digest.
@@ -65,8 +59,7 @@ class MachineOwnerKeys(Claim):
     enabled: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLoad(Claim):
+class ImageLoad(Claim, frozen=True, gc=False):
     """A PE image that was started or a driver that was loaded: its Authenticode digest.
 
     ``path`` is the text of its device path and only the log's word.
@@ -77,45 +70,39 @@ class ImageLoad(Claim):
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Firmware(Claim):
+class Firmware(Claim, frozen=True, gc=False):
     """Code or data of the platform, by digest: a firmware volume, tables, microcode. ``kind`` is the event type."""
 
     kind: str
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FirmwareVersion(Claim):
+class FirmwareVersion(Claim, frozen=True, gc=False):
     """The version string of the core root of trust of measurement (EV_S_CRTM_VERSION)."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Separator(Claim):
+class Separator(Claim, frozen=True, gc=False):
     """The line between firmware and operating system in a PCR. ``error`` tells that the firmware measured a failure."""
 
     error: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Action(Claim):
+class Action(Claim, frozen=True, gc=False):
     """Something that the firmware did, in its own words (EV_ACTION, EV_EFI_ACTION)."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class BootOrder(Claim):
+class BootOrder(Claim, frozen=True, gc=False):
     """The order in which the firmware tries boot options. Without ``name_proven`` that it is the order is the log's word."""
 
     entries: tuple[str, ...]
     name_proven: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BootOption(Claim):
+class BootOption(Claim, frozen=True, gc=False):
     """A Boot#### variable. Without ``name_proven`` its number is only the log's word."""
 
     name: str
@@ -123,47 +110,41 @@ class BootOption(Claim):
     name_proven: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionTable(Claim):
+class PartitionTable(Claim, frozen=True, gc=False):
     """The GUID partition table of the boot disk, by the disk's GUID."""
 
     disk: str
 
 
-@dataclass(frozen=True, slots=True)
-class BootCommand(Claim):
+class BootCommand(Claim, frozen=True, gc=False):
     """A command that GRUB ran, or a command line that it passed on. ``label`` (grub_cmd ...) is the log's word."""
 
     label: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class KernelCommandLine(Claim):
+class KernelCommandLine(Claim, frozen=True, gc=False):
     """The kernel's command line, as ``source`` measured it: grub, systemd or linux."""
 
     text: str
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedFile(Claim):
+class LoadedFile(Claim, frozen=True, gc=False):
     """A file that the boot loader read, by the digest of its content. ``name`` is only the log's word."""
 
     name: str
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSection(Claim):
+class ImageSection(Claim, frozen=True, gc=False):
     """A section of a unified kernel image that systemd-stub measured: its proven name, and the digest of its content."""
 
     name: str
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TaggedEvent(Claim):
+class TaggedEvent(Claim, frozen=True, gc=False):
     """An EV_EVENT_TAG event of a boot loader or kernel, by digest. ``tag`` and ``text`` are only the log's word."""
 
     tag: int

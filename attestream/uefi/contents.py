@@ -13,7 +13,7 @@ from attestream.uefi.guid import guid_text
 from attestream.uefi.log import Event
 from attestream.uefi.replay import STARTUP_LOCALITY
 from attestream.uefi.scalars import block, c_text, plain, string_text, utf16_text
-from attestream.uefi.signatures import OWNER_SIZE, parse_signature_lists
+from attestream.uefi.signatures import OWNER_SIZE, Owners, SignatureList, parse_signature_lists
 from attestream.uefi.variables import Variable, is_boot_option, parse_boot_order, parse_load_option, parse_variable
 
 _BLOB: Final = Struct("<QQ")
@@ -67,10 +67,18 @@ def _signature_lists(event: Event, variable: Variable) -> list[dict[str, Any]] |
             "SignatureListSize": found.size,
             "SignatureHeaderSize": 0,
             "SignatureSize": found.signature_size,
-            "Keys": [_signature(signature.owner, signature.data) for signature in found.signatures] or None,
+            "Keys": _keys(found) or None,
         }
         for found in lists
     ] or None
+
+
+def _keys(found: SignatureList) -> list[dict[str, Any]]:
+    owners = Owners()
+    return [
+        {"SignatureOwner": owners[owner], "SignatureData": plain(text) if (text := data.hex()).isdigit() else text}
+        for owner, data in found.pairs()
+    ]
 
 
 def _authority(event: Event, variable: Variable) -> list[dict[str, Any]]:

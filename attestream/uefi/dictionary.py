@@ -7,12 +7,13 @@ without the tool's escapes. Where the tool warns and goes on with half a decoded
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from attestream.errors import TooLargeError
 from attestream.uefi.contents import event_contents
 from attestream.uefi.kinds import NAMES
-from attestream.uefi.log import Event, EventLog
+from attestream.uefi.log import Digest, Event, EventLog
 from attestream.uefi.parser import parse_log
 from attestream.uefi.replay import replay_as_printed
 
@@ -51,10 +52,9 @@ def describe(parsed: EventLog) -> dict[str, Any]:
     :raises TooLargeError: over 8,192 events: in this form an event takes a kilobyte or more.
     :raises MalformedError: when an event that the form decodes is malformed.
     """
-    if len(parsed.events) > MAX_DESCRIBED:
-        raise TooLargeError(f"the event log has {len(parsed.events)} events; at most {MAX_DESCRIBED} can be described")
-    events = [] if parsed.header is None else [_header(parsed, parsed.header)]
-    events += [_event(event) for event in parsed.events]
+    check_describable(parsed)
+    events = [] if parsed.header is None else [describe_header(parsed, parsed.header)]
+    events += [describe_event(event, event.digests) for event in parsed.events]
     pcrs = {
         bank: {pcr: int.from_bytes(value, "big") for pcr, value in sorted(values.items())}
         for bank, values in replay_as_printed(parsed).items()
@@ -63,7 +63,17 @@ def describe(parsed: EventLog) -> dict[str, Any]:
     return {"version": FORM_VERSION, "events": events, "pcrs": pcrs or None}
 
 
-def _header(parsed: EventLog, event: Event) -> dict[str, Any]:
+def check_describable(parsed: EventLog) -> None:
+    """Check that a log is not too large for its dictionary form.
+
+    :raises TooLargeError: when it is.
+    """
+    if len(parsed.events) > MAX_DESCRIBED:
+        raise TooLargeError(f"the event log has {len(parsed.events)} events; at most {MAX_DESCRIBED} can be described")
+
+
+def describe_header(parsed: EventLog, event: Event) -> dict[str, Any]:
+    """Return the dictionary form of ``event``, the header of the crypto-agile log ``parsed``."""
     spec_id = parsed.spec_id
     described: dict[str, Any] = {
         "EventNum": 0,
@@ -93,17 +103,22 @@ def _header(parsed: EventLog, event: Event) -> dict[str, Any]:
     return described
 
 
-def _event(event: Event) -> dict[str, Any]:
+def describe_event(event: Event, digests: Iterable[Digest]) -> dict[str, Any]:
+    """Return the dictionary form of ``event`` with those ``digests`` of it that are to be seen.
+
+    :raises MalformedError: when its data is not what the event type says.
+    """
+    number, _offset, pcr, kind, _digests, data = event
+    shown = [{"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()} for algorithm, value in digests]
     described: dict[str, Any] = {
-        "EventNum": event.number,
-        "PCRIndex": event.pcr,
-        "EventType": _kind(event.kind),
-        "DigestCount": len(event.digests),
-        "Digests": [{"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()} for algorithm, value in event.digests]
-        or None,
-        "EventSize": len(event.data),
+        "EventNum": number,
+        "PCRIndex": pcr,
+        "EventType": _kind(kind),
+        "DigestCount": len(shown),
+        "Digests": shown or None,
+        "EventSize": len(data),
     }
-    if event.data:
+    if data:
         described["Event"] = event_contents(event)
     return described
 

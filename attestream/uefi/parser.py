@@ -103,6 +103,7 @@ def _parse_spec_id(event: Event) -> SpecId:
 
 
 def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded: bool) -> EventLog:
+    usual = _UsualEvents(spec_id)
     sizes = dict(spec_id.algorithms)
     events: list[Event] = []
     total = len(data)
@@ -110,26 +111,55 @@ def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded
         if padded and data[at] in _PADDING and _is_padding(data, at, _HEADER.size):
             return EventLog(spec_id, header, tuple(events), at, total - at)
         number = len(events) + 1
-        if at + _HEADER.size > total:
-            raise _truncated(number, at, total)
-        pcr, kind, count = _HEADER.unpack_from(data, at)
-        if (count == 0 and padded) or count > len(sizes):
-            raise MalformedError(
-                f"event {number} of the event log, at byte {at}, has {count} digests, not 1 to {len(sizes)}"
-            )
-        digests, end = _digests(data, at + _HEADER.size, number, count, sizes)
-        if end + 4 > total:
-            raise _truncated(number, at, total)
-        start = end + 4
-        end = start + _NUMBER32.unpack_from(data, end)[0]
-        if end > total:
-            raise _truncated(number, at, total)
-        event = Event(number, at, pcr, kind, digests, data[start:end])
-        if pcr >= PCR_COUNT or number >= MAX_EVENTS:
+        read = usual.read(data, at, number)
+        event, end = read if read is not None else _agile_event(data, at, number, sizes, padded=padded)
+        if event.pcr >= PCR_COUNT or number >= MAX_EVENTS:
             _check_place(event)
         events.append(event)
         at = end
     return EventLog(spec_id, header, tuple(events), at, 0)
+
+
+class _UsualEvents:
+    """Reads events with one digest of each algorithm, in the order of the header: so are almost all, and it is quick."""
+
+    __slots__ = ("_algorithms", "_count", "_size", "_unpack")
+
+    def __init__(self, spec_id: SpecId) -> None:
+        self._algorithms = tuple(algorithm for algorithm, _size in spec_id.algorithms)
+        self._count = len(self._algorithms)
+        head = Struct("<III" + "".join(f"H{size}s" for _algorithm, size in spec_id.algorithms) + "I")
+        self._size = head.size
+        self._unpack = head.unpack_from
+
+    def read(self, data: bytes, at: int, number: int) -> tuple[Event, int] | None:
+        """Return the event and where it ends; None when it is another one, or cut."""
+        start = at + self._size
+        if start > len(data):
+            return None
+        head = self._unpack(data, at)
+        end: int = start + head[-1]
+        if head[3:-1:2] != self._algorithms or head[2] != self._count or end > len(data):
+            return None
+        digests = tuple(map(Digest, self._algorithms, head[4:-1:2]))
+        return tuple.__new__(Event, (number, at, head[0], head[1], digests, data[start:end])), end
+
+
+def _agile_event(data: bytes, at: int, number: int, sizes: dict[int, int], *, padded: bool) -> tuple[Event, int]:
+    total = len(data)
+    if at + _HEADER.size > total:
+        raise _truncated(number, at, total)
+    pcr, kind, count = _HEADER.unpack_from(data, at)
+    if (count == 0 and padded) or count > len(sizes):
+        raise MalformedError(f"event {number} of the event log, at byte {at}, has {count} digests, not 1 to {len(sizes)}")
+    digests, end = _digests(data, at + _HEADER.size, number, count, sizes)
+    if end + 4 > total:
+        raise _truncated(number, at, total)
+    start = end + 4
+    end = start + _NUMBER32.unpack_from(data, end)[0]
+    if end > total:
+        raise _truncated(number, at, total)
+    return Event(number, at, pcr, kind, digests, data[start:end]), end
 
 
 def _digests(data: bytes, at: int, number: int, count: int, sizes: dict[int, int]) -> tuple[tuple[Digest, ...], int]:

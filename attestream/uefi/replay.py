@@ -24,13 +24,14 @@ BANKS: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha
 """TPM_ALG_ID -> name of the bank, as in ``pcrs`` of a replay."""
 BANK_IDS: Final = {name: algorithm for algorithm, name in BANKS.items()}
 """Name of a bank -> TPM_ALG_ID."""
-_HASHERS: Final[dict[str, Callable[..., Any]]] = {
+HASHERS: Final[dict[str, Callable[..., Any]]] = {
     "sha1": partial(hashlib.sha1, usedforsecurity=False),
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,
     "sha512": hashlib.sha512,
     **({"sm3_256": partial(hashlib.new, "sm3")} if "sm3" in hashlib.algorithms_available else {}),
 }
+"""Name of a bank -> its hash."""
 
 
 class Replay(NamedTuple):
@@ -53,7 +54,7 @@ def replay(log: EventLog) -> Replay:
     locality = startup_locality(log)
     known = _known_banks(log)
     pcrs = {BANKS[algorithm]: _replay_bank(log, algorithm, hasher, locality) for algorithm, hasher in known}
-    unknown = tuple(algorithm for algorithm in log.algorithms if BANKS.get(algorithm) not in _HASHERS)
+    unknown = tuple(algorithm for algorithm in log.algorithms if BANKS.get(algorithm) not in HASHERS)
     return Replay(pcrs, locality, unknown)
 
 
@@ -64,13 +65,13 @@ def replay_bank(log: EventLog, bank: str) -> dict[int, bytes] | None:
     """
     locality = startup_locality(log)
     algorithm = BANK_IDS.get(bank)
-    if algorithm is None or algorithm not in log.algorithms or bank not in _HASHERS:
+    if algorithm is None or algorithm not in log.algorithms or bank not in HASHERS:
         return None
-    return _replay_bank(log, algorithm, _HASHERS[bank], locality)
+    return _replay_bank(log, algorithm, HASHERS[bank], locality)
 
 
 def _known_banks(log: EventLog) -> list[tuple[int, Callable[..., Any]]]:
-    return [(algorithm, _HASHERS[BANKS[algorithm]]) for algorithm in log.algorithms if BANKS.get(algorithm) in _HASHERS]
+    return [(algorithm, HASHERS[BANKS[algorithm]]) for algorithm in log.algorithms if BANKS.get(algorithm) in HASHERS]
 
 
 def _replay_bank(
@@ -103,7 +104,7 @@ def replay_as_printed(log: EventLog) -> dict[str, dict[int, bytes]]:
 
 def digest_in(bank: str, data: bytes) -> bytes:
     """Return the digest of ``data`` with the hash of the bank called ``bank``, which is one of a replay's."""
-    return bytes(_HASHERS[bank](data).digest())
+    return bytes(HASHERS[bank](data).digest())
 
 
 def startup_locality(log: EventLog) -> int:
@@ -163,7 +164,7 @@ def boot_aggregates(pcrs: Mapping[str, Mapping[int, bytes]]) -> dict[str, list[b
     for bank, values in pcrs.items():
         aggregates: list[bytes] = []
         for count in (8, 10):
-            hasher = _HASHERS[bank]()
+            hasher = HASHERS[bank]()
             for pcr in range(count):
                 hasher.update(values.get(pcr) or bytes(hasher.digest_size))
             aggregates.append(hasher.digest())

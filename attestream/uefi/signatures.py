@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 from struct import Struct, iter_unpack
 from typing import Final, NamedTuple
 
@@ -21,21 +21,31 @@ class Signature(NamedTuple):
     data: bytes
 
 
-_made: Final = partial(tuple.__new__, Signature)
-"""Makes a signature of a pair at a third of the cost: a database of forbidden images has hundreds."""
-
-
 class SignatureList(NamedTuple):
-    """One EFI_SIGNATURE_LIST. ``kind`` is the GUID of the signatures' type, ``size`` that of the list in bytes."""
+    """One EFI_SIGNATURE_LIST. ``kind`` is the GUID of the signatures' type, ``size`` that of the list in bytes.
+
+    ``body`` has the signatures, of ``signature_size`` bytes each and no bytes left over. They are taken apart when they are
+    asked for: a database of forbidden images has hundreds.
+    """
 
     kind: str
     size: int
     signature_size: int
-    signatures: tuple[Signature, ...]
+    body: bytes
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Return owner (a GUID of 16 bytes) and data of each signature, in order."""
+        return iter_unpack(f"<{OWNER_SIZE}s{self.signature_size - OWNER_SIZE}s", self.body)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """The signatures, in order."""
+        owners = Owners()
+        return tuple([Signature(owners[owner], data) for owner, data in self.pairs()])
 
 
-class _Owners(dict[bytes, str]):
-    """Text of GUIDs: most signatures of a database have one owner."""
+class Owners(dict[bytes, str]):
+    """GUID of 16 bytes -> its text, made once: most signatures of a database have one owner."""
 
     def __missing__(self, raw: bytes) -> str:
         self[raw] = guid_text(raw)
@@ -49,7 +59,6 @@ def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
         made to read keys where the firmware reads none (GHSA-9r4w-jg96-92mv).
     :raises MalformedError: when sizes do not fit.
     """
-    owners = _Owners()
     lists: list[SignatureList] = []
     at = 0
     while at < len(data):
@@ -62,8 +71,6 @@ def parse_signature_lists(data: bytes, what: str) -> tuple[SignatureList, ...]:
             raise MalformedError(f"{what} has a signature list of {size} bytes, at byte {at} of {len(data)}")
         if signature_size <= OWNER_SIZE or (size - _LIST.size) % signature_size:
             raise MalformedError(f"{what} has a signature list with signatures of {signature_size} bytes, at byte {at}")
-        entries = iter_unpack(f"<{OWNER_SIZE}s{signature_size - OWNER_SIZE}s", data[at + _LIST.size : at + size])
-        found = tuple([_made((owners[owner], content)) for owner, content in entries])
-        lists.append(SignatureList(guid_text(data, at), size, signature_size, found))
+        lists.append(SignatureList(guid_text(data, at), size, signature_size, data[at + _LIST.size : at + size]))
         at += size
     return tuple(lists)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attestream.errors import MalformedError
 from attestream.uefi.log import Event
-from attestream.uefi.replay import BANK_IDS, digest_in
+from attestream.uefi.replay import BANK_IDS, HASHERS
 
 
 class Measured:
@@ -13,11 +13,11 @@ class Measured:
     :raises MalformedError: when the event has no digest in that bank: then the bank's PCR says nothing about it.
     """
 
-    __slots__ = ("_bank", "digest", "event")
+    __slots__ = ("_hasher", "digest", "event")
 
     def __init__(self, event: Event, bank: str) -> None:
         self.event = event
-        self._bank = bank
+        self._hasher = HASHERS[bank]
         digest = event.digest(BANK_IDS[bank])
         if digest is None:
             raise self.refusal(f"has no {bank} digest")
@@ -25,7 +25,7 @@ class Measured:
 
     def is_digest_of(self, data: bytes) -> bool:
         """Whether ``data`` is what was measured."""
-        return digest_in(self._bank, data) == self.digest
+        return bool(self._hasher(data).digest() == self.digest)
 
     def require(self, data: bytes) -> None:
         """Check that ``data`` is what was measured.

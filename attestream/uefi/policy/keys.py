@@ -6,6 +6,7 @@ Source: UEFI Specification 2.10, section 32.4.1 (EFI_SIGNATURE_LIST).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from attestream.errors import PolicyError
@@ -140,6 +141,14 @@ class SupersetOfDicts(Test):
         """Return which required members are missing, or which member has other keys."""
         if not isinstance(subject, list):
             return NO_LIST
+        found = _uniform(subject, self.field_names)
+        return self._lacking(found) if found is not None else self._one_by_one(subject)
+
+    def _lacking(self, found: set[Any]) -> str:
+        missing = self.reqs - found
+        return f"lacks {self.field_names} combinations {shown(missing)}" if missing else ""
+
+    def _one_by_one(self, subject: list[Any]) -> str:
         names, wanted = self.field_names, frozenset(self.field_names)
         found = set()
         for member in subject:
@@ -149,8 +158,7 @@ class SupersetOfDicts(Test):
             if values is None:
                 return f"member {member!r} does not have the right set of field names {self.field_names}"
             found.add(values)
-        missing = self.reqs - found
-        return f"lacks {self.field_names} combinations {shown(missing)}" if missing else ""
+        return self._lacking(found)
 
 
 class KeySuperset(TupleTest):
@@ -172,6 +180,16 @@ def _pair(signature: Signature) -> tuple[str, str]:
     if values is None or not all(isinstance(value, str) for value in values):
         raise PolicyError(f"a signature has the fields {SIGNATURE_FIELDS}, both text")
     return values[0], values[1]
+
+
+def _uniform(members: list[Any], names: tuple[str, ...]) -> set[Any] | None:
+    """Return the values under two or more ``names`` of members that all have just these, at the speed of built-ins."""
+    if len(names) < 2 or set(map(type, members)) != {dict} or set(map(len, members)) != {len(names)}:
+        return None
+    try:
+        return set(map(itemgetter(*names), members))
+    except (KeyError, TypeError):  # another name, or a value that can not be compared
+        return None
 
 
 def _values(member: Mapping[str, Any], names: tuple[str, ...], keys: frozenset[str]) -> tuple[Any, ...] | None:

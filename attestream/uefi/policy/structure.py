@@ -40,14 +40,16 @@ class Dispatcher(Test):
         """Return the reason of the chosen test, or that there is none to choose."""
         if not isinstance(subject, dict):
             return NO_DICT
-        known = True
         for name in self.key_names:
             if name not in subject:
                 return f"has no {name}"
-            known = known and isinstance(subject[name], (str, int))
         values = tuple([subject[name] for name in self.key_names])
-        test = self.tests.get(values) if known else None
-        if test is None:
+        try:
+            test = self.tests.get(values)
+        except TypeError:  # of a list or a dictionary: no test is set for such
+            test = None
+        # The number 4.0 is no event's, though it equals 4.
+        if test is None or float in map(type, values):
             return f"has unexpected {self.key_names} combination {values}"
         return test.why_not(evaluation, subject)
 
@@ -71,7 +73,7 @@ class FieldTest(Test):
         if self.field_name not in subject:
             return f"has no {self.field_name!a} field"
         reason = self.field_test.why_not(evaluation, subject[self.field_name])
-        return f"{self.field_name} {reason}" if reason and self.show_name else reason
+        return reason and (f"{self.field_name} {reason}" if self.show_name else reason)
 
 
 class FieldsTest(And):
@@ -96,13 +98,15 @@ class IterateTest(Test):
         """Return the reason about the first member that does not pass."""
         if not isinstance(subject, list):
             return NO_LIST
+        why_not = self.elt_test.why_not
         for index, member in enumerate(subject):
-            reason = self.elt_test.why_not(evaluation, member)
-            if reason and self.show_elt:
+            reason = why_not(evaluation, member)
+            if not reason:
+                continue
+            if self.show_elt:
                 evaluation.blamed = Blame(member, reason)
                 return f"{member!a} {reason}"
-            if reason:
-                return f"[{index}] {reason}"
+            return f"[{index}] {reason}"
         return ""
 
 
