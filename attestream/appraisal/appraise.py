@@ -63,7 +63,7 @@ def appraise(
     :param ak: the enrolled attestation key.
     :param state: of the last appraisal, or :func:`attestream.appraisal.state.fresh`.
     :param now: reference time, Unix time in milliseconds.
-    :param memo: log entries and signatures that were judged before, of all the fleet; only saves time.
+    :param memo: log entries, signatures and events of boot logs that were read before, of all the fleet; only saves time.
     :param boot_aggregates: allowed as the log's first entry besides the policy's digests: what follows from the boot log,
         see :func:`attestream.ima.boot_aggregate.boot_aggregates`. With a boot policy they follow from the quoted PCRs.
     :param trace: called with each log entry and the decision about it, with the rule that made it. It makes this slow.
@@ -80,7 +80,7 @@ def appraise(
     context = None
     if policy.runtime is not None:
         context = Context(policy.runtime, policy.bank, policy.digest, boot_aggregates, memo, trace)
-    return _appraise_claims(evidence, quote, policy, state, findings, context)
+    return _appraise_claims(evidence, quote, policy, state, findings, context, memo)
 
 
 def needs_boot_log(policy: CompiledPolicy, state: AttesterState) -> bool:
@@ -145,6 +145,7 @@ def _appraise_claims(
     state: AttesterState,
     findings: Collector,
     context: Context | None,
+    memo: Memo | None,
 ) -> Appraisal:
     # A challenge that was issued under another policy asked for other things: that is not the agent's fault.
     other_policy = state.policy != policy.digest
@@ -162,7 +163,7 @@ def _appraise_claims(
         return Appraisal(Verdict.AGAIN, findings.all(), base)
     complete = True
     if _check_values(evidence, quote, signed, findings):
-        base, complete = _appraise_values(evidence, policy, base, start_over, findings, context)
+        base, complete = _appraise_values(evidence, policy, base, start_over, findings, context, memo)
     if findings.failed:
         return Appraisal(Verdict.FAIL, findings.all(), _started_over(base))
     if not complete:
@@ -179,6 +180,7 @@ def _appraise_values(
     start_over: bool,
     findings: Collector,
     context: Context | None,
+    memo: Memo | None,
 ) -> tuple[AttesterState, bool]:
     """Appraise checked PCR values and the log; return the state after them, and whether the log starts where it must."""
     values = evidence.pcr_values[policy.bank]
@@ -187,7 +189,7 @@ def _appraise_values(
             found = f"PCR {pcr} of bank {policy.bank} is {values[pcr].hex()}"
             findings.add("boot.pcr-value", f"PCR {pcr}", f"{found}, which is none of the {len(allowed)} allowed values.")
     if policy.boot is not None:
-        state, complete = _appraise_boot(evidence.boot_log, values, policy, state, start_over, findings)
+        state, complete = _appraise_boot(evidence.boot_log, values, policy, state, start_over, findings, memo)
         if not complete:
             return state, False
     if context is None:
@@ -215,6 +217,7 @@ def _appraise_boot(
     state: AttesterState,
     start_over: bool,
     findings: Collector,
+    memo: Memo | None,
 ) -> tuple[AttesterState, bool]:
     """Appraise the boot log unless a good one explained these PCR values before; return also whether none is lacking."""
     rules = policy.boot
@@ -224,7 +227,8 @@ def _appraise_boot(
         # It was not asked for: the machine has booted, or a PCR of the boot has moved since.
         return msgspec.structs.replace(state, boot=b"", pcr_digest=b""), False
     # What the policy lets pass with a warning is not good: it is said each time.
-    good = appraise_boot_log(log, values, bank=policy.bank, rules=rules, findings=findings)
+    events = memo.boot if memo is not None else None
+    good = appraise_boot_log(log, values, bank=policy.bank, rules=rules, findings=findings, memo=events)
     return msgspec.structs.replace(state, boot=boot_digest(rules, values) if good else b""), True
 
 

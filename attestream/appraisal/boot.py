@@ -22,8 +22,10 @@ from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.uefi.claims import draw_claims
 from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
+from attestream.uefi.frozen import FrozenDict, frozen
 from attestream.uefi.kinds import NO_ACTION
-from attestream.uefi.log import PCR_COUNT, EventLog
+from attestream.uefi.log import PCR_COUNT, Event, EventLog
+from attestream.uefi.memo import EventMemo, key_of
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.logic import Test
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy, Judgement, judge
@@ -31,6 +33,7 @@ from attestream.uefi.replay import BANK_IDS
 
 IMA_PCR: Final = 10
 FIRMWARE_PCRS: Final = frozenset(range(8))
+_SEEN: Final = FrozenDict()
 MAX_REFERENCE_STATES: Final = 64
 MAX_REASON: Final = 400
 """Characters of a policy's reason that a finding has."""
@@ -103,31 +106,48 @@ def boot_digest(rules: BootRules, quoted: Mapping[int, bytes]) -> bytes:
     return hashlib.sha256(b"".join(len(quoted[pcr]).to_bytes(1, "big") + quoted[pcr] for pcr in rules.pcrs)).digest()
 
 
-def appraise_boot_log(log: bytes, quoted: Mapping[int, bytes], *, bank: str, rules: BootRules, findings: Collector) -> bool:
+def appraise_boot_log(
+    log: bytes,
+    quoted: Mapping[int, bytes],
+    *,
+    bank: str,
+    rules: BootRules,
+    findings: Collector,
+    memo: EventMemo | None = None,
+) -> bool:
     """Add to ``findings`` what is wrong with the boot that ``log`` tells of; return whether nothing is.
 
     The log is replayed first: what it says is read only when the quote proves it, and only as far as it is proven.
 
     :param quoted: PCR -> value in ``bank``, from a quote that has been checked; all of ``rules.pcrs`` are among them.
+    :param memo: what events of other logs, of all the fleet, said; it only saves time.
     """
     if not log:
         findings.add("boot.log-missing", f"PCR {rules.pcrs[0]}")
         return False
     try:
         parsed = parse_log(log)
-        if not _is_proven(parsed, quoted, bank, rules, findings):
+        proven = {pcr: quoted[pcr] for pcr in rules.pcrs}
+        if not _is_proven(parsed, proven, bank, rules, findings, memo):
             return False
-        return _is_good(proven_dictionary(parsed, bank, {pcr: quoted[pcr] for pcr in rules.pcrs}), rules, findings)
+        return _is_good(proven_dictionary(parsed, bank, proven, memo), rules, findings)
     except MalformedError as error:
         findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
         return False
 
 
-def _is_proven(log: EventLog, quoted: Mapping[int, bytes], bank: str, rules: BootRules, findings: Collector) -> bool:
+def _is_proven(
+    log: EventLog,
+    quoted: Mapping[int, bytes],
+    bank: str,
+    rules: BootRules,
+    findings: Collector,
+    memo: EventMemo | None,
+) -> bool:
     if BANK_IDS.get(bank) not in log.algorithms:
         findings.add("boot.log-bank", "", f"The boot log has no digests for the bank {bank}.")
         return False
-    claims = draw_claims(log, bank, {pcr: quoted[pcr] for pcr in rules.pcrs})
+    claims = draw_claims(log, bank, quoted, memo=memo)
     for pcr in claims.differing:
         found = f"PCR {pcr} of bank {bank} is {quoted[pcr].hex()}; the boot log replays to another value."
         findings.add("boot.pcr-mismatch", f"PCR {pcr}", found)
@@ -139,13 +159,16 @@ def _is_proven(log: EventLog, quoted: Mapping[int, bytes], bank: str, rules: Boo
     return not claims.rejected
 
 
-def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes]) -> dict[str, Any]:
+def proven_dictionary(
+    log: EventLog, bank: str, proven: Mapping[int, bytes], memo: EventMemo | None = None
+) -> dict[str, Any]:
     """Return the dictionary form of ``log`` with nothing in it that a quote leaves open.
 
     Events of other PCRs are left out, as are digests and PCR values of other banks, and EV_NO_ACTION events but for the
     header: no PCR ever shows them.
 
     :param proven: quoted PCR -> value in ``bank``, to which the log replays.
+    :param memo: what events of other logs look like; the parts that come from there can not be changed.
     :raises TooLargeError: over 8,192 events.
     :raises MalformedError: when an event can not be decoded.
     """
@@ -157,10 +180,24 @@ def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes]) -> 
         pcr = event.pcr
         if pcr not in proven or event.kind == NO_ACTION:
             continue
-        events.append(describe_event(event, [digest for digest in event.digests if digest.algorithm == algorithm]))
+        if memo is None:
+            events.append({"EventNum": event.number, **describe_event(event, algorithm)})
+        else:
+            events.append({"EventNum": event.number, **_recalled(event, bank, algorithm, memo)})
         if pcr not in pcrs:
             pcrs[pcr] = int.from_bytes(proven[pcr], "big")
     return {"version": FORM_VERSION, "events": events, "pcrs": {bank: dict(sorted(pcrs.items()))} if pcrs else None}
+
+
+def _recalled(event: Event, bank: str, algorithm: int, memo: EventMemo) -> Mapping[str, Any]:
+    key = key_of(event, bank)
+    known = memo.described.get(key)
+    if known:
+        return known
+    described = describe_event(event, algorithm)
+    # Much of a log no other machine has: only what is seen twice is worth the making of a form that can be shared.
+    memo.described.add(key, _SEEN if known is None else frozen(described))
+    return described
 
 
 def _is_good(dictionary: Mapping[str, Any], rules: BootRules, findings: Collector) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
+from attestream.uefi.memo import EventMemo
+
 MAX_RECORD_BYTES: Final = 1024
 """Longer records are worked out each time, so that one agent can not fill the memory."""
 
@@ -88,11 +90,13 @@ class Memo:
     """The memo of a worker. It only saves time: results are the same without it.
 
     :param cleared: allowed records in one generation, of all policies; at most twice as many are held, some 350 bytes each.
+    :param boot: what events of boot logs say.
     :param signatures: verdicts on file signatures in one generation; at most twice as many are held, some 150 bytes each.
     """
 
-    __slots__ = ("cleared", "signatures")
+    __slots__ = ("boot", "cleared", "signatures")
 
-    def __init__(self, cleared: int = 131_072, *, signatures: int = 65_536) -> None:
+    def __init__(self, cleared: int = 131_072, *, signatures: int = 65_536, boot: EventMemo | None = None) -> None:
+        self.boot = EventMemo() if boot is None else boot
         self.cleared = Cleared(cleared)
         self.signatures: Generations[bool] = Generations(signatures)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from attestream.errors import MalformedError
 from attestream.uefi import claim_kinds as claim
@@ -17,8 +20,9 @@ from attestream.uefi import kinds
 from attestream.uefi.device_path import device_path_text
 from attestream.uefi.guid import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, guid_text
 from attestream.uefi.layout import TPM, Layout
-from attestream.uefi.loader_claims import loader_claim
+from attestream.uefi.loader_claims import SECTIONS, loader_claim
 from attestream.uefi.log import Event, EventLog
+from attestream.uefi.memo import EventMemo, key_of
 from attestream.uefi.replay import differing_pcrs, replay_bank
 from attestream.uefi.scalars import c_text, utf16_text
 from attestream.uefi.signatures import parse_signature_lists
@@ -85,10 +89,12 @@ class BootClaims(NamedTuple):
         return found[0] if len(found) == 1 else None
 
 
-def draw_claims(log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM) -> BootClaims:
+def draw_claims(
+    log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM, memo: EventMemo | None = None
+) -> BootClaims:
     """Return the claims of ``log`` that the PCR values ``quoted`` prove: PCR -> value in ``bank``, from a checked quote.
 
-    ``layout`` tells which PCR holds what.
+    ``layout`` tells which PCR holds what. ``memo`` has what events of other logs claimed; it only saves time.
 
     :raises MalformedError: when the log contradicts itself about the startup locality.
     """
@@ -100,11 +106,12 @@ def draw_claims(log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout
     drawn: list[claim.Claim] = []
     rejected: list[Rejected] = []
     boot = _Boot(bank, layout)
+    read = boot.read if memo is None or layout is not TPM else partial(_recalled, boot, memo)
     for event in log.events:
         if event.pcr not in proven or event.kind == kinds.NO_ACTION:
             continue
         try:
-            found = boot.read(event)
+            found = read(event)
         except MalformedError as error:
             rejected.append(Rejected(event.number, error.message))
             continue
@@ -113,28 +120,40 @@ def draw_claims(log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout
     return BootClaims(tuple(drawn), proven, differing, tuple(rejected))
 
 
+def _recalled(boot: _Boot, memo: EventMemo, event: Event) -> claim.Claim | None:
+    """Return what ``boot`` reads in ``event``, unless that is remembered; what depends on other events is read each time."""
+    if event.kind in _DEPENDENT or (event.kind == kinds.IPL and event.pcr == SECTIONS):
+        return boot.read(event)
+    key = key_of(event, boot.bank)
+    known = memo.claims.get(key)
+    if known is not None:
+        return known if known.event == event.number else replace(known, event=event.number)
+    found = boot.read(event)
+    if found is not None:
+        memo.claims.add(key, found)
+    return found
+
+
 class _Boot:
     """Reads the events of one boot in order: what an event may claim depends on those before it."""
 
     def __init__(self, bank: str, layout: Layout) -> None:
-        self._bank = bank
+        self.bank = bank
         self._layout = layout
         self._separated: set[int] = set()
         self._section = ""
         self._config_seen: set[tuple[str, str]] = set()
 
     def read(self, event: Event) -> claim.Claim | None:
-        measured = Measured(event, self._bank)
-        if event.kind in (kinds.IPL, kinds.EVENT_TAG):
+        measured = Measured(event, self.bank)
+        kind = event.kind
+        if kind in _LOADERS:
             found, self._section = loader_claim(measured, self._section, self._layout)
             return found
-        if event.kind in kinds.IMAGE_LOADS:
-            return _image_load(measured)
-        if event.kind in _FIRMWARE:
-            return claim.Firmware(event.number, event.pcr, kinds.kind_name(event.kind), measured.digest)
-        if event.kind in (kinds.EFI_VARIABLE_BOOT, kinds.EFI_VARIABLE_BOOT2):
-            return _boot_variable(measured)
-        decode = _DECODERS.get(event.kind)
+        by_digest = _DIGEST_DECODERS.get(kind)
+        if by_digest is not None:
+            return by_digest(measured)
+        decode = _DECODERS.get(kind)
         if decode is None:
             return None
         if event.kind == kinds.EFI_VARIABLE_AUTHORITY and measured.is_digest_of(event.data[:-1]):
@@ -220,6 +239,20 @@ def _partitions(measured: Measured) -> claim.Claim:
     return claim.PartitionTable(event.number, event.pcr, guid_text(event.data, _GPT_DISK_GUID))
 
 
+def _firmware(measured: Measured) -> claim.Claim:
+    event = measured.event
+    return claim.Firmware(event.number, event.pcr, kinds.kind_name(event.kind), measured.digest)
+
+
+_DEPENDENT: Final = frozenset({kinds.SEPARATOR, kinds.EFI_VARIABLE_DRIVER_CONFIG})
+_LOADERS: Final = frozenset({kinds.IPL, kinds.EVENT_TAG})
+_DIGEST_DECODERS: Final[dict[int, Callable[[Measured], claim.Claim]]] = {
+    **dict.fromkeys(_FIRMWARE, _firmware),
+    **dict.fromkeys(kinds.IMAGE_LOADS, _image_load),
+    kinds.EFI_VARIABLE_BOOT: _boot_variable,
+    kinds.EFI_VARIABLE_BOOT2: _boot_variable,
+}
+"""Event types whose digest is not, or not always, that of their data -> decoder."""
 _DECODERS: Final[dict[int, Callable[[Measured], claim.Claim]]] = {
     kinds.SEPARATOR: _separator,
     kinds.ACTION: _action,

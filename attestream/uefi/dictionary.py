@@ -7,13 +7,12 @@ without the tool's escapes. Where the tool warns and goes on with half a decoded
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from attestream.errors import TooLargeError
 from attestream.uefi.contents import event_contents
 from attestream.uefi.kinds import NAMES
-from attestream.uefi.log import Digest, Event, EventLog
+from attestream.uefi.log import Event, EventLog
 from attestream.uefi.parser import parse_log
 from attestream.uefi.replay import replay_as_printed
 
@@ -30,6 +29,7 @@ _ALGORITHM_NAMES: Final = {
     0x0029: "sha3_512",
 }
 _TOOL_KINDS: Final = frozenset({*range(0x13), *range(0x80000001, 0x8000000D), 0x800000E0})
+_UNKNOWN_ALGORITHM: Final = "(null)"
 _UNKNOWN_KIND: Final = "Unknown event type"
 
 
@@ -54,7 +54,7 @@ def describe(parsed: EventLog) -> dict[str, Any]:
     """
     check_describable(parsed)
     events = [] if parsed.header is None else [describe_header(parsed, parsed.header)]
-    events += [describe_event(event, event.digests) for event in parsed.events]
+    events += [{"EventNum": event.number, **describe_event(event)} for event in parsed.events]
     pcrs = {
         bank: {pcr: int.from_bytes(value, "big") for pcr, value in sorted(values.items())}
         for bank, values in replay_as_printed(parsed).items()
@@ -103,15 +103,19 @@ def describe_header(parsed: EventLog, event: Event) -> dict[str, Any]:
     return described
 
 
-def describe_event(event: Event, digests: Iterable[Digest]) -> dict[str, Any]:
-    """Return the dictionary form of ``event`` with those ``digests`` of it that are to be seen.
+def describe_event(event: Event, only: int | None = None) -> dict[str, Any]:
+    """Return the dictionary form of ``event`` without its number.
 
+    :param only: TPM_ALG_ID of the bank whose digests are shown; all are without it.
     :raises MalformedError: when its data is not what the event type says.
     """
-    number, _offset, pcr, kind, _digests, data = event
-    shown = [{"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()} for algorithm, value in digests]
+    _number, _offset, pcr, kind, digests, data = event
+    shown = [
+        {"AlgorithmId": _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM), "Digest": value.hex()}
+        for algorithm, value in digests
+        if only is None or algorithm == only
+    ]
     described: dict[str, Any] = {
-        "EventNum": number,
         "PCRIndex": pcr,
         "EventType": _kind(kind),
         "DigestCount": len(shown),
@@ -128,4 +132,4 @@ def _kind(kind: int) -> str:
 
 
 def _algorithm(algorithm: int) -> str:
-    return _ALGORITHM_NAMES.get(algorithm, "(null)")
+    return _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM)

@@ -19,7 +19,7 @@ from attestream.uefi.view import Measured
 
 _COMMANDS: Final = 8
 _FILES: Final = 9
-_SECTIONS: Final = 11
+SECTIONS: Final = 11
 _PARAMETERS: Final = 12
 _OWNER_KEYS: Final = 14
 _KERNEL_LABEL: Final = "kernel_cmdline"
@@ -39,7 +39,7 @@ def loader_claim(measured: Measured, section: str, layout: Layout) -> tuple[clai
     if measured.event.pcr == layout.loaders:
         command = _grub_command(measured)
         return (command, "") if command else _section(measured, section)
-    if layout.loaders is None and measured.event.pcr == _SECTIONS:
+    if layout.loaders is None and measured.event.pcr == SECTIONS:
         return _section(measured, section)
     return _DECODERS.get(measured.event.pcr, _file)(measured), section
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from attestream.errors import PolicyError
+from attestream.uefi.frozen import FrozenDict, FrozenList
 from attestream.uefi.policy.logic import And, Evaluation, Or, Test, shown
 from attestream.uefi.policy.structure import NO_DICT, NO_LIST, Dispatcher, FieldTest, IterateTest, TupleTest
 from attestream.uefi.policy.values import RegExp, StringEqual
@@ -17,6 +18,7 @@ from attestream.uefi.policy.values import RegExp, StringEqual
 Signature = Mapping[str, str]
 """``SignatureOwner`` (a GUID) and ``SignatureData`` (hexadecimal, without 0x)."""
 
+_DICTIONARIES: Final[frozenset[object]] = frozenset((dict, FrozenDict))
 SIGNATURE_FIELDS = ("SignatureOwner", "SignatureData")
 
 
@@ -184,12 +186,16 @@ def _pair(signature: Signature) -> tuple[str, str]:
 
 def _uniform(members: list[Any], names: tuple[str, ...]) -> set[Any] | None:
     """Return the values under two or more ``names`` of members that all have just these, at the speed of built-ins."""
-    if len(names) < 2 or set(map(type, members)) != {dict} or set(map(len, members)) != {len(names)}:
+    shared = members.gathered if isinstance(members, FrozenList) else {}
+    if names in shared:
+        return shared[names]
+    if len(names) < 2 or not _DICTIONARIES.issuperset(map(type, members)) or set(map(len, members)) != {len(names)}:
         return None
     try:
-        return set(map(itemgetter(*names), members))
+        shared[names] = found = set(map(itemgetter(*names), members))
     except (KeyError, TypeError):  # another name, or a value that can not be compared
         return None
+    return found
 
 
 def _values(member: Mapping[str, Any], names: tuple[str, ...], keys: frozenset[str]) -> tuple[Any, ...] | None:
