@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ MAX_TOKEN_BYTES: Final = 8 << 20
 
 _HEADER: Final = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 _UNLIMITED: Final = -1
+_ROLE_TAG: Final = "role:"
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: int
     expires_at: int
     """0: never."""
+    not_before: int = 0
+    tags: tuple[str, ...] = ()
+    """Words that its issuer has put on it, such as ``role:verifier``; the server does not read them."""
     nats: dict[str, Any]
     """The claims that only the bus reads."""
 
@@ -96,19 +101,40 @@ def scope(key: str, role: str, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def user_token(
-    issuer: NKey, user: str, name: str, *, account: str, now: int, expires_at: int = 0, not_before: int = 0
+    issuer: NKey,
+    user: str,
+    name: str,
+    *,
+    account: str,
+    now: int,
+    expires_at: int = 0,
+    not_before: int = 0,
+    tags: Sequence[str] = (),
 ) -> str:
-    """Return the token of a user whose permissions are those of the scoped signing key ``issuer``."""
-    claims: dict[str, Any] = {
-        "sub": user,
-        "name": name,
-        "nats": {"type": "user", "version": 2, "issuer_account": account},
-    }
+    """Return the token of a user whose permissions are those of the scoped signing key ``issuer``.
+
+    ``tags`` tell the holder what it has in hand (:func:`role_tag`); they grant nothing.
+    """
+    nats: dict[str, Any] = {"type": "user", "version": 2, "issuer_account": account}
+    if tags:
+        nats["tags"] = list(tags)
+    claims: dict[str, Any] = {"sub": user, "name": name, "nats": nats}
     if expires_at:
         claims["exp"] = expires_at
     if not_before:
         claims["nbf"] = not_before
     return _sign(claims, issuer, now)
+
+
+def role_tag(role: str) -> str:
+    """Return the tag that names the role of a user."""
+    return _ROLE_TAG + role
+
+
+def role_of(token: Token) -> str:
+    """Return the role that the tags of ``token`` name; empty when they name none, or several."""
+    roles = {tag.removeprefix(_ROLE_TAG) for tag in token.tags if tag.startswith(_ROLE_TAG)}
+    return roles.pop() if len(roles) == 1 else ""
 
 
 def unlimited() -> dict[str, int]:
@@ -150,23 +176,41 @@ def read(token: str) -> Token:
         issuer=claims.iss,
         issued_at=claims.iat,
         expires_at=claims.exp,
+        not_before=claims.nbf,
+        tags=_tags(claims.nats.get("tags", [])),
         nats=claims.nats,
     )
 
 
+def check_time(token: Token, now: int) -> None:
+    """Check that ``token`` holds at ``now``.
+
+    :raises ExpiredError: its time is over, or has not come.
+    """
+    if token.expires_at and token.expires_at <= now:
+        raise ExpiredError(f"the token of {token.name[:80]!r} has expired")
+    if token.not_before > now:
+        raise ExpiredError(f"the token of {token.name[:80]!r} is not valid yet")
+
+
 def read_from(token: str, issuers: frozenset[str], now: int) -> Token:
-    """Return what ``token`` says, if one of ``issuers`` has signed it and it has not expired.
+    """Return what ``token`` says, if one of ``issuers`` has signed it and it holds at ``now``.
 
     :raises MalformedError: it is not a token of the bus.
     :raises SignatureError: its signature is wrong, or its issuer is not among ``issuers``.
-    :raises ExpiredError: its time is over.
+    :raises ExpiredError: its time is over, or has not come.
     """
     found = read(token)
     if found.issuer not in issuers:
         raise SignatureError(f"the token of {found.name[:80]!r} was issued by {found.issuer}, who may not")
-    if found.expires_at and found.expires_at <= now:
-        raise ExpiredError(f"the token of {found.name[:80]!r} has expired")
+    check_time(found, now)
     return found
+
+
+def _tags(tags: Any) -> tuple[str, ...]:
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise MalformedError("not a token of the bus: its tags are no list of texts")
+    return tuple(tags)
 
 
 def _sign(claims: dict[str, Any], issuer: NKey, now: int) -> str:
