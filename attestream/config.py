@@ -10,6 +10,7 @@ directory when there is none.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +38,14 @@ Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
 
 
 class DatabaseUrl(str):
-    """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
+    """``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/NAME`` or ``mariadb://USER:PASSWORD@HOST/NAME``."""
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the URL without its password: a configuration may be logged."""
+        hidden = re.sub(r"(//[^:/?]*):.*@", r"\1:***@", self)
+        return repr(re.sub(r"(?i)([?&](?:password|passwd)=)[^&]*", r"\1***", hidden))
 
 
 class Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +88,12 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
 
     database_url: DatabaseUrl = DatabaseUrl("sqlite:///registrar.db")
     """Where enrolments are kept; default SQLite beside the configuration file."""
+    database_password_file: Path | None = None
+    """File with the password of the database, so that the URL need not hold it; no default."""
+    database_connections: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    """Most connections to the database, per process; default 5."""
+    database_timeout_s: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
+    """Seconds after which a statement is given up; default 30."""
     accept_ek: Literal["any", "warn", "certificate", "hook"] = "certificate"
     """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store``, or whose
     TPM has a device identity that chains to ``iak_store``; ``warn``, all, and the enrolment tells what is wrong; ``hook``,
@@ -110,6 +122,12 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
 
     database_url: DatabaseUrl = DatabaseUrl("sqlite:///verifier.db")
     """Where agents and their state are kept, common to all workers; default SQLite beside the configuration file."""
+    database_password_file: Path | None = None
+    """File with the password of the database, so that the URL need not hold it; no default."""
+    database_connections: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    """Most connections to the database, per process; default 5."""
+    database_timeout_s: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
+    """Seconds after which a statement is given up; default 30."""
     cluster_secret_file: Path = Path("keys/cluster.secret")
     """File with 32 or more random bytes that nonces are made from, the same for all workers; default
     ``keys/cluster.secret``."""

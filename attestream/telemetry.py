@@ -42,8 +42,22 @@ DELIVERIES: Final = Metric(
     "attestream.webhook.deliveries", "{delivery}", "Webhook deliveries; attributes `sink`, `outcome`."
 )
 DEAD_LETTERS: Final = Metric("attestream.dead_letters", "{message}", "Messages given up; attribute `stream`.")
+DATABASE_FAILURES: Final = Metric(
+    "attestream.database.failures",
+    "{transaction}",
+    "Transactions that the database did not take; attribute `reason`: `unreachable`, `locked`, `full` or `refused`.",
+)
 RESTARTS: Final = Metric("attestream.restarts", "{restart}", "Services restarted by `attestream up`; attribute `service`.")
-METRICS: Final = (APPRAISALS, CHALLENGES_MISSED, ENROLMENTS, REVOCATIONS, DELIVERIES, DEAD_LETTERS, RESTARTS)
+METRICS: Final = (
+    APPRAISALS,
+    CHALLENGES_MISSED,
+    ENROLMENTS,
+    REVOCATIONS,
+    DELIVERIES,
+    DEAD_LETTERS,
+    DATABASE_FAILURES,
+    RESTARTS,
+)
 """Every metric that Attestream reports."""
 
 

@@ -40,14 +40,18 @@ async def add(
     transport_key: bytes,
 ) -> None:
     """Store a challenge, and forget the agent's oldest ones beyond :data:`MAX_PER_AGENT`."""
+    # As a derived table: MySQL takes no LIMIT in the subquery itself.
     kept = (
         select(challenge.c.challenge_id)
         .where(challenge.c.agent_id == agent_id)
         .order_by(challenge.c.issued_at.desc(), challenge.c.challenge_id)
         .limit(MAX_PER_AGENT - 1)
+        .subquery()
     )
     await connection.execute(
-        delete(challenge).where(challenge.c.agent_id == agent_id, challenge.c.challenge_id.not_in(kept))
+        delete(challenge).where(
+            challenge.c.agent_id == agent_id, challenge.c.challenge_id.not_in(select(kept.c.challenge_id))
+        )
     )
     await connection.execute(
         insert(challenge).values(
@@ -69,14 +73,12 @@ async def add(
 
 async def take(connection: AsyncConnection, challenge_id: bytes, agent_id: str) -> Pending | None:
     """Remove the challenge and return it; ``None`` when the agent has no such challenge. Of two takers one gets it."""
-    taken = await connection.execute(
-        delete(challenge)
-        .where(challenge.c.challenge_id == challenge_id, challenge.c.agent_id == agent_id)
-        .returning(*challenge.c)
-    )
-    row = taken.mappings().one_or_none()
+    # Not DELETE ... RETURNING: MySQL has none.
+    this = (challenge.c.challenge_id == challenge_id, challenge.c.agent_id == agent_id)
+    row = (await connection.execute(select(challenge).where(*this).with_for_update())).mappings().one_or_none()
     if row is None:
         return None
+    await connection.execute(delete(challenge).where(*this))
     claims = {name: row[name] for name in CLAIMS}
     return Pending(expires_at=row["expires_at"], proof_digest=row["proof_digest"], claims=claims)
 
@@ -92,6 +94,6 @@ async def sweep(connection: AsyncConnection, *, now: int, most: int = MAX_PENDIN
     left = (await connection.execute(select(func.count()).select_from(challenge))).scalar_one()
     if left <= most:
         return int(left)
-    oldest = select(challenge.c.challenge_id).order_by(challenge.c.issued_at).limit(left - most)
-    await connection.execute(delete(challenge).where(challenge.c.challenge_id.in_(oldest)))
+    oldest = select(challenge.c.challenge_id).order_by(challenge.c.issued_at).limit(left - most).subquery()
+    await connection.execute(delete(challenge).where(challenge.c.challenge_id.in_(select(oldest.c.challenge_id))))
     return most

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from attestream.database.statements import insert_missing
 from attestream.errors import EnrolmentError, UnknownAgentError
 from schemas.enrolment import AgentsQuery, Identity, IdentityPage
 from schemas.subjects import AGENT_ID
@@ -58,17 +58,13 @@ async def remove(connection: AsyncConnection, agent_id: str) -> int:
     :raises UnknownAgentError: when there is no such identity.
     """
     _check(agent_id)
-    row = (
-        await connection.execute(
-            update(identity)
-            .where(identity.c.agent_id == agent_id, identity.c.active)
-            .values(active=False, **_NOTHING)
-            .returning(identity.c.enrolment)
-        )
-    ).one_or_none()
-    if row is None:
+    # Not UPDATE ... RETURNING: MariaDB and MySQL have none.
+    this = (identity.c.agent_id == agent_id, identity.c.active)
+    enrolment = (await connection.execute(select(identity.c.enrolment).where(*this).with_for_update())).scalar_one_or_none()
+    if enrolment is None:
         raise _unknown(agent_id)
-    return int(row.enrolment)
+    await connection.execute(update(identity).where(*this).values(active=False, **_NOTHING))
+    return int(enrolment)
 
 
 async def find(connection: AsyncConnection, agent_id: str) -> Identity:
@@ -117,12 +113,8 @@ def taken(agent_id: str) -> EnrolmentError:
 
 async def _lock(connection: AsyncConnection, agent_id: str) -> Row[Any]:
     """Return the id's row, locked until the transaction ends; a free row is made when there is none."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    await connection.execute(
-        dialect.insert(identity)
-        .values(agent_id=agent_id, active=False, enrolment=0, at=0, **_NOTHING)
-        .on_conflict_do_nothing(index_elements=["agent_id"])
-    )
+    free = {"agent_id": agent_id, "active": False, "enrolment": 0, "at": 0, **_NOTHING}
+    await connection.execute(insert_missing(connection.dialect.name, identity, free, key="agent_id"))
     return (await connection.execute(select(identity).where(identity.c.agent_id == agent_id).with_for_update())).one()
 
 

@@ -62,7 +62,12 @@ async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int]
     :raises StorageError: when the database does not answer.
     """
     rules, hook = _rules(config), _hook(config)
-    engine = open_engine(config.database_url)
+    engine = open_engine(
+        config.database_url,
+        password_file=config.database_password_file,
+        connections=config.database_connections,
+        timeout_s=config.database_timeout_s,
+    )
     try:
         await migrate(engine, MIGRATIONS)
         publisher = Publisher(engine, bus)

@@ -56,7 +56,12 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
     secret = read_secret(config.verifier.cluster_secret_file)
-    engine = open_engine(config.verifier.database_url)
+    engine = open_engine(
+        config.verifier.database_url,
+        password_file=config.verifier.database_password_file,
+        connections=config.verifier.database_connections,
+        timeout_s=config.verifier.database_timeout_s,
+    )
     try:
         await migrate(engine, "services.verifier.migrations")
         bus = await connect(config.bus.settings("verifier"))

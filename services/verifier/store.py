@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.appraisal.state import decode_state
 from attestream.database import reading, transaction
+from attestream.database.statements import upsert_fenced
 from schemas.commands import AgentStatus
 from schemas.events import Finding, Standing
 
@@ -87,7 +87,7 @@ class Store:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         # Built once: it costs more than to write a few rows.
-        self._upsert = _upsert(engine.dialect.name)
+        self._upsert = upsert_fenced(engine.dialect.name, ATTESTERS, fence="fence")
         self._asked: dict[int, list[asyncio.Future[list[Row]]]] = {}
         self._answering: asyncio.Task[None] | None = None
 
@@ -152,14 +152,6 @@ class Store:
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> list[Row]:
         async with reading(self._engine) as connection:
             return [Row(**row) for row in (await connection.execute(query)).mappings()]
-
-
-def _upsert(dialect: str) -> sa.Executable:
-    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(ATTESTERS)
-    changed = {column.name: statement.excluded[column.name] for column in ATTESTERS.c if not column.primary_key}
-    return statement.on_conflict_do_update(
-        index_elements=[ATTESTERS.c.agent_id], set_=changed, where=ATTESTERS.c.fence <= statement.excluded.fence
-    )
 
 
 def pack_findings(findings: list[Finding]) -> bytes:

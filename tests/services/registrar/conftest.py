@@ -27,10 +27,11 @@ class Clock:
 
 @pytest.fixture
 def database_url(request, tmp_path):
-    """SQLite, unless the test is marked to run on both kinds of database."""
-    if getattr(request, "param", "sqlite") == "sqlite":
+    """SQLite, unless the test is marked to run on every kind of database."""
+    kind = getattr(request, "param", "sqlite")
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'registrar.db'}"
-    return request.getfixturevalue("postgres_url")
+    return request.getfixturevalue("postgres_url" if kind == "postgresql" else "mariadb_url")
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ async def test_killed_between_challenge_and_proof(process, bus, make_agent, acti
     assert (await activate(agent, request, challenge)).enrolment == 1
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql", "mariadb"], indirect=True)
 async def test_killed_between_commit_and_event(process, bus, make_agent, enrol, events, database_url):
     """The stream is away, so that the event can not be published before the kill."""
     await jetstream.call(bus, f"STREAM.DELETE.{topology.EVENTS.name}")
@@ -111,7 +111,7 @@ async def test_broker_killed_between_commit_and_event(process, bus, nats_server,
     assert [(event.kind, event.enrolment) for event in found] == [(EventKind.ENROLLED, 1)]
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql", "mariadb"], indirect=True)
 async def test_killed_again_and_again_while_agents_enrol(process, bus, make_agent, events):
     """Wherever the kills hit: every agent ends up enrolled once, as its agent believes, with one event each."""
     agents = {f"agent-{number}": make_agent(f"agent-{number}") for number in range(30)}

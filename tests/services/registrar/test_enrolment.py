@@ -31,7 +31,7 @@ from services.registrar.service import serving
 from services.registrar.tables import challenge as challenge_table
 from services.registrar.tables import outbox
 
-BOTH_DATABASES = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+EVERY_DATABASE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql", "mariadb"], indirect=True)
 
 
 async def eventually(read, wanted, deadline_s=5.0):
@@ -86,7 +86,7 @@ def pending(database_url):
 
 
 @pytest.mark.parametrize("kind", ["rsa2048", "p256"])
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_agent_enrols(registrar, make_agent, enrol, identity, kinds, clock, kind):
     agent = make_agent("web-1.example", kind=kind)
     enrolled = await enrol(agent)
@@ -116,7 +116,7 @@ async def test_proof_covers_the_bytes_as_they_travelled(registrar, make_agent, b
     assert (await bus.request(subjects.REGISTRAR_ACTIVATE, request, Enrolled)).enrolment == 1
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_retry_of_a_lost_reply_changes_nothing(registrar, make_agent, enrol, identity, kinds, clock):
     agent = make_agent("a")
     first = await enrol(agent)
@@ -126,7 +126,7 @@ async def test_retry_of_a_lost_reply_changes_nothing(registrar, make_agent, enro
     await eventually(kinds("a"), [(EventKind.ENROLLED, 1)])
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_same_tpm_with_a_new_ak_or_transport_key_raises_the_number(registrar, make_agent, enrol, identity, kinds):
     agent = make_agent("a", machine="m")
     await enrol(agent)
@@ -150,7 +150,7 @@ async def test_cve_2025_13609_another_tpm_does_not_take_over_an_id(registrar, ma
     await eventually(kinds("a"), [(EventKind.ENROLLED, 1)])
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_cve_2025_13609_valid_proof_of_another_tpm_is_refused(
     registrar, make_agent, enrol, identity, challenge_of, activate
 ):
@@ -165,7 +165,7 @@ async def test_cve_2025_13609_valid_proof_of_another_tpm_is_refused(
     assert await identity("a") == before
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_two_tpms_that_race_for_a_free_id_leave_one_owner(registrar, make_agent, challenge_of, activate, identity):
     agents = [make_agent("a") for _ in range(4)]
     requests = [agent.enrol_request() for agent in agents]
@@ -179,7 +179,7 @@ async def test_two_tpms_that_race_for_a_free_id_leave_one_owner(registrar, make_
     assert (await identity("a")).ak_public == winners[0].tpm.ak_public
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_strangers_do_not_disturb_an_active_record(registrar, make_agent, enrol, identity, challenge_of, bus, kinds):
     """A wrong activation deletes the victim's record in another product; here nothing of it may change."""
     agent = make_agent("victim", machine="v")
@@ -216,7 +216,7 @@ async def test_challenge_is_used_up_by_a_wrong_proof(registrar, make_agent, chal
             await activate(agent, request, challenge)
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_one_proof_sent_many_times_at_once_counts_once(registrar, make_agent, challenge_of, activate, kinds):
     agent = make_agent("a")
     request = agent.enrol_request()
@@ -265,7 +265,7 @@ async def test_challenge_expires(registrar, make_agent, challenge_of, activate, 
         await activate(agent, request, challenge)
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_challenge_of_another_agent_is_refused_and_stays_good(registrar, make_agent, challenge_of, activate, bus):
     agent = make_agent("a")
     request = agent.enrol_request()
@@ -278,7 +278,7 @@ async def test_challenge_of_another_agent_is_refused_and_stays_good(registrar, m
     assert (await activate(agent, request, challenge)).enrolment == 1
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_flood_for_one_id_keeps_few_challenges_and_the_newest_works(
     registrar, make_agent, challenge_of, activate, clock, pending
 ):
@@ -291,7 +291,7 @@ async def test_flood_for_one_id_keeps_few_challenges_and_the_newest_works(
     assert (await activate(agent, request, challenge)).enrolment == 1
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_sweep_removes_expired_and_surplus_challenges(
     registrar, make_agent, challenge_of, clock, pending, database_url
 ):
@@ -328,7 +328,7 @@ async def test_any_replica_judges_the_proof(registrar, bus, config, clock, make_
     assert enrolled.enrolment == 1
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_deleted_id_is_free_for_another_tpm_and_its_numbers_go_on(registrar, make_agent, enrol, identity, bus, kinds):
     await enrol(make_agent("a"))
     await bus.request(subjects.REGISTRAR_DELETE, DeleteIdentity(agent_id="a"), Done)
@@ -350,7 +350,7 @@ async def test_deletion_ends_pending_challenges(registrar, make_agent, enrol, ch
         await activate(agent, request, challenge)
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_pages_follow_the_bytes_of_ids_whatever_the_locale(registrar, make_agent, enrol, bus):
     ids = ["B", "a", "A-1", "a_b", "a-b", "a.b", "b", "0"]
     for agent_id in ids:
@@ -365,7 +365,7 @@ async def test_pages_follow_the_bytes_of_ids_whatever_the_locale(registrar, make
     assert seen == sorted(ids)
 
 
-@BOTH_DATABASES
+@EVERY_DATABASE
 async def test_ids_that_are_none_are_refused(registrar, make_agent, bus, identity):
     good = make_agent("a").enrol_request()
     for bad in ("", "a b", "\u00e4", "a\0b", "x" * 81, "../a", "*"):

@@ -1,4 +1,4 @@
-"""The fence in the database, on SQLite and on PostgreSQL: rows of an overtaken owner change nothing."""
+"""The fence in the database, on every kind of database: rows of an overtaken owner change nothing."""
 
 import asyncio
 

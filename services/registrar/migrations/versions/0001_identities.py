@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from attestream.database.steps import BYTES, create_index, create_table, key_bytes
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -13,42 +15,42 @@ AGENT_ID = sa.String(80).with_variant(sa.String(80, collation="C"), "postgresql"
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         "registrar_identity",
         sa.Column("agent_id", AGENT_ID, primary_key=True),
         sa.Column("active", sa.Boolean, nullable=False),
         sa.Column("enrolment", sa.Integer, nullable=False),
-        sa.Column("ek_public", sa.LargeBinary, nullable=False),
-        sa.Column("ek_certificate", sa.LargeBinary, nullable=False),
+        sa.Column("ek_public", BYTES, nullable=False),
+        sa.Column("ek_certificate", BYTES, nullable=False),
         sa.Column("ek_trust", sa.String(16), nullable=False),
-        sa.Column("ak_public", sa.LargeBinary, nullable=False),
-        sa.Column("ak_name", sa.LargeBinary, nullable=False),
-        sa.Column("transport_key", sa.LargeBinary, nullable=False),
+        sa.Column("ak_public", BYTES, nullable=False),
+        sa.Column("ak_name", BYTES, nullable=False),
+        sa.Column("transport_key", BYTES, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
     )
-    op.create_table(
+    create_table(
         "registrar_challenge",
-        sa.Column("challenge_id", sa.LargeBinary, primary_key=True),
+        sa.Column("challenge_id", key_bytes(16), primary_key=True),
         sa.Column("agent_id", AGENT_ID, nullable=False),
         sa.Column("issued_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
-        sa.Column("proof_digest", sa.LargeBinary, nullable=False),
-        sa.Column("ek_public", sa.LargeBinary, nullable=False),
-        sa.Column("ek_certificate", sa.LargeBinary, nullable=False),
+        sa.Column("proof_digest", BYTES, nullable=False),
+        sa.Column("ek_public", BYTES, nullable=False),
+        sa.Column("ek_certificate", BYTES, nullable=False),
         sa.Column("ek_trust", sa.String(16), nullable=False),
-        sa.Column("ak_public", sa.LargeBinary, nullable=False),
-        sa.Column("ak_name", sa.LargeBinary, nullable=False),
-        sa.Column("transport_key", sa.LargeBinary, nullable=False),
+        sa.Column("ak_public", BYTES, nullable=False),
+        sa.Column("ak_name", BYTES, nullable=False),
+        sa.Column("transport_key", BYTES, nullable=False),
     )
-    op.create_index("registrar_challenge_agent", "registrar_challenge", ["agent_id", "issued_at"])
-    op.create_index("registrar_challenge_issued", "registrar_challenge", ["issued_at"])
-    op.create_index("registrar_challenge_expiry", "registrar_challenge", ["expires_at"])
-    op.create_table(
+    create_index("registrar_challenge_agent", "registrar_challenge", ["agent_id", "issued_at"])
+    create_index("registrar_challenge_issued", "registrar_challenge", ["issued_at"])
+    create_index("registrar_challenge_expiry", "registrar_challenge", ["expires_at"])
+    create_table(
         "registrar_outbox",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("message_id", sa.String(160), nullable=False),
         sa.Column("subject", sa.String(400), nullable=False),
-        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("data", BYTES, nullable=False),
     )
 
 

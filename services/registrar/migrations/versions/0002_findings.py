@@ -1,7 +1,8 @@
 """Why an identity was admitted."""
 
-import sqlalchemy as sa
 from alembic import op
+
+from attestream.database.steps import add_bytes
 
 revision = "0002"
 down_revision = "0001"
@@ -13,7 +14,7 @@ TABLES = ("registrar_identity", "registrar_challenge")
 
 def upgrade() -> None:
     for table in TABLES:
-        op.add_column(table, sa.Column("findings", sa.LargeBinary, nullable=False, server_default=sa.text("''")))
+        add_bytes(table, "findings")
 
 
 def downgrade() -> None:

@@ -1,0 +1,112 @@
+"""Engines for MariaDB and MySQL, by aiomysql over pymysql."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+from aiomysql.connection import Connection as DriverConnection
+from pymysql.constants import CLIENT, CR
+from pymysql.err import OperationalError
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from attestream.database.transactions import TIMEOUT_OPTION
+from attestream.errors import ConfigError
+
+CONNECT_TIMEOUT_S: Final = 5
+POOL_TIMEOUT_S: Final = 15
+
+_TLS: Final = ("ssl_ca", "ssl_cert", "ssl_key")
+_OPTIONS: Final = ("unix_socket", *_TLS)
+
+
+def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
+    """Return an engine with at most ``connections`` connections.
+
+    The URL may have ``unix_socket``, or ``ssl_ca`` (with ``ssl_cert`` and ``ssl_key`` for a certificate of one's own): then
+    the server must show a certificate of that CA for the host's name, and a server without TLS is refused.
+
+    :raises ConfigError: when the URL names no database, has another option, or TLS files that can not be used.
+    """
+    unknown = sorted(set(url.query) - set(_OPTIONS))
+    if unknown:
+        raise ConfigError(f"the database URL has an unknown option {unknown[0]!r}", remedy=f"Known: {', '.join(_OPTIONS)}.")
+    if not url.database or not url.username:
+        raise ConfigError("the URL of a MariaDB or MySQL database must name a user and a database")
+    made = create_async_engine(
+        url.difference_update_query(_TLS).set(drivername="mysql+aiomysql"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        # Of the default level only its locks on gaps would be noticed, as deadlocks.
+        isolation_level="READ COMMITTED",
+        execution_options={TIMEOUT_OPTION: timeout_s},
+        connect_args={
+            "async_creator_fn": _connect,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "charset": "utf8mb4",
+            "ssl": _tls(url),
+        },
+    )
+
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        try:
+            _limit(cursor, timeout_s)
+        finally:
+            cursor.close()
+
+    event.listen(made.sync_engine, "connect", prepare)
+    return made
+
+
+class _Connection(DriverConnection):  # type: ignore[misc]  # aiomysql has no types
+    """Refuses to go on in plain text where TLS is asked for; the driver would, and a man in the middle could ask for it."""
+
+    async def _request_authentication(self) -> None:
+        if self._ssl_context and not self.server_capabilities & CLIENT.SSL:
+            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server offers no TLS")
+        await super()._request_authentication()
+
+
+async def _connect(*arguments: Any, **settings: Any) -> DriverConnection:
+    connection = _Connection(*arguments, **settings)
+    await connection._connect()  # noqa: SLF001 - what aiomysql.connect() does; it can not be told of another class
+    return connection
+
+
+def _limit(cursor: Any, timeout_s: float) -> None:
+    """Set the session's limits. MySQL can only end statements that read, and no idle transactions."""
+    cursor.execute("SELECT VERSION()")
+    (version,) = cursor.fetchone()
+    whole = max(1, int(timeout_s))
+    settings = {
+        # Text that does not fit is refused, never cut.
+        "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
+        "innodb_lock_wait_timeout": whole,
+        "lock_wait_timeout": whole,
+    }
+    if "mariadb" in version.lower():
+        settings |= {"max_statement_time": timeout_s, "idle_transaction_timeout": whole}
+    else:
+        settings["max_execution_time"] = int(timeout_s * 1000)
+    cursor.execute("SET " + ", ".join(f"SESSION {name} = {value}" for name, value in settings.items()))
+
+
+def _tls(url: URL) -> ssl.SSLContext | None:
+    files = {name: value for name in _TLS if isinstance(value := url.query.get(name), str)}
+    if not files:
+        return None
+    if "ssl_ca" not in files or not url.host or ("ssl_key" in files and "ssl_cert" not in files):
+        raise ConfigError("TLS to the database needs a host, `ssl_ca`, and for `ssl_key` also `ssl_cert`")
+    try:
+        context = ssl.create_default_context(cafile=files["ssl_ca"])
+        if "ssl_cert" in files:
+            context.load_cert_chain(files["ssl_cert"], files.get("ssl_key"))
+    except OSError as error:
+        raise ConfigError(f"the TLS files of the database URL can not be used: {error.strerror or error}") from error
+    return context
