@@ -62,7 +62,15 @@ class Breach(NamedTuple):
     event: str
     """Name of the event; empty for a state."""
     culprit: str
+    """Key of the device, or name of the rule that lacks one."""
     message: str
+
+    @property
+    def blamed(self) -> str:
+        """The culprit of the finding: the event, then the device, for example ``dm_device_resume of root``."""
+        if not self.event or not self.culprit or self.culprit == self.event:
+            return self.culprit or self.event
+        return f"{self.event} of {self.culprit}"
 
 
 def appraise_event(

@@ -169,7 +169,7 @@ class EntryJudge:
             raise AssertionError("device mapper events are judged here only under a policy for them")
         breaches, self.devices = appraise_event(_name(entry), entry.digest, buffer, policy, self.devices)
         for breach in breaches:
-            self._findings.add(breach.reason.value, printable(breach.culprit), printable(breach.message))
+            self._findings.add(breach.reason.value, printable(breach.blamed), printable(breach.message))
         first: Breach | None = breaches[0] if breaches else None
         code, message = (first.reason.value, first.message) if first is not None else ("", "")
         return Decision("runtime.device_mapper", code, message, lasting=False)

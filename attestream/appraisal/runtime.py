@@ -213,7 +213,7 @@ class _Walk:
             self._findings.add("runtime.log-mismatch", f"entries {delta.ima_first} to {delta.ima_first + self._seen}")
         elif self._context.policy.devices is not None:
             for breach in appraise_devices(self._context.policy.devices, self._judge.devices):
-                self._findings.add(breach.reason.value, printable(breach.culprit), printable(breach.message))
+                self._findings.add(breach.reason.value, printable(breach.blamed), printable(breach.message))
 
     def result(self) -> Proven | None:
         """Return what the entries prove."""

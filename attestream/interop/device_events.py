@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from attestream.appraisal.devices import Breach, Reason
+from attestream.appraisal.devices import Reason
+from attestream.ima.device_mapper import EVENTS
 
 PREFIX: Final = "ima.validation.dm"
 
@@ -38,10 +39,17 @@ _BY_EVENT: Final = {
 }
 
 
-def device_event_id(breach: Breach) -> str:
-    """Return the event id of ``breach``."""
-    if breach.reason in _WHOLE:
-        return f"{PREFIX}.{_WHOLE[breach.reason]}"
-    if breach.reason is Reason.NOT_LOADED:
-        return f"{PREFIX}.{breach.event}.{_VERBS[breach.event]}_before_table_load"
-    return f"{PREFIX}.{breach.event}.{_BY_EVENT[breach.reason]}"
+def device_event_id(reason: Reason, event: str) -> str:
+    """Return the event id of what was done to a device by the device mapper event ``event``; of a state it is empty."""
+    if reason in _WHOLE:
+        return f"{PREFIX}.{_WHOLE[reason]}"
+    if reason is Reason.NOT_LOADED:
+        return f"{PREFIX}.{event}.{_VERBS[event]}_before_table_load"
+    return f"{PREFIX}.{event}.{_BY_EVENT[reason]}"
+
+
+def blamed_event(culprit: str) -> str:
+    """Return the event that the culprit of a finding about a device names; empty when it names none."""
+    # The event stands first: whatever a device is called, it can not pose as another event.
+    event = culprit.partition(" ")[0]
+    return event if event in EVENTS else ""

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from attestream.appraisal.devices import Reason
 from attestream.appraisal.findings import FAILURE, FINDINGS
+from attestream.interop.device_events import blamed_event, device_event_id
 from schemas.events import Finding
 
 IRRECOVERABLE: Final = ("qoute_validation", "internal", "default", "tee_attestation")
@@ -98,7 +100,10 @@ EVENTS: Final = {
     "runtime.device-pending": "ima.validation.dm.device_invalid_state",
     "runtime.more-findings": "internal.verifier.exception",
 }
-"""Finding code -> event id. ``<n>`` stands for the PCR in the finding's culprit, ``<name>`` for the boot policy's name."""
+"""Finding code -> event id; of a device, for the event at which it is met most.
+
+``<n>`` stands for the PCR in the finding's culprit, ``<name>`` for the boot policy's name.
+"""
 
 _REQUEST: Final = "A request that can not be understood is refused before any appraisal; it is an answer and no finding."
 _AGREED: Final = "Algorithms are agreed on by policy; a quote with another one is the finding quote.algorithm."
@@ -137,6 +142,7 @@ NOT_APPLICABLE: Final = {
 }
 """Event id -> why nothing of ours becomes it."""
 
+_DEVICE_REASONS: Final = {reason.value: reason for reason in Reason}
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -146,6 +152,8 @@ def event_id(found: Finding, *, policy_name: str = "") -> str:
     :param policy_name: name of the boot policy that was applied.
     :raises KeyError: when the code is not in the registry of findings.
     """
+    if (reason := _DEVICE_REASONS.get(found.code)) is not None and (event := blamed_event(found.culprit)):
+        return device_event_id(reason, event)
     template = EVENTS[found.code]
     if PCR in template:
         number = _NUMBER.search(found.culprit)

@@ -170,7 +170,7 @@ class _ListJudge:
         rules = self._rules
         if key is None and rules is not None and rules.devices is not None and _name(entry) in EVENTS:
             breaches, self.devices = appraise_event(_name(entry), entry.digest, buffer, rules.devices, self.devices)
-            self.event_ids += map(device_event_id, breaches)
+            self.event_ids += [device_event_id(breach.reason, breach.event) for breach in breaches]
             return
         if rules is None:
             learned = key

@@ -11,6 +11,8 @@ import msgspec
 
 from attestream import config
 from attestream.appraisal.findings import FINDINGS
+from attestream.appraisal.kinds import Kind
+from attestream.appraisal.severity import is_fixed
 from attestream.errors import AttestreamError
 from attestream.telemetry import ENDPOINT_VARIABLE, METRICS
 from devtools.docs.source import Source, markdown, read
@@ -31,6 +33,9 @@ _TYPES: Final = {
 _FINDINGS: Final = """\
 A finding is one thing that appraisal found. Codes are stable. A `failure` always ends trust; a `warning` or an `info` never
 does. Each finding names a culprit where there is one: a path, a PCR or an entry of the log.
+
+Rules in the [`severities` of a policy](policies.md) change severities. None makes less of a finding that is *fixed* here:
+without these checks nothing else would prove anything.
 
 Findings whose code begins with `freshness.` are about challenges, not about the machine: evidence that can not be tied to a
 live challenge is thrown away and leaves the standing as it is (event `refused`), and silence makes an agent
@@ -75,10 +80,14 @@ def findings() -> str:
         blocks.append(
             table(
                 ("Code", "Severity", "Meaning", "What to do"),
-                ((code(k.code), k.severity, k.summary, k.remedy) for k in kinds),
+                ((code(k.code), _severity(k), k.summary, k.remedy) for k in kinds),
             )
         )
     return page("Findings", *blocks)
+
+
+def _severity(kind: Kind) -> str:
+    return f"{kind.severity}, fixed" if is_fixed(kind.code) else kind.severity
 
 
 def errors_page() -> str:

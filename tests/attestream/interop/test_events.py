@@ -40,7 +40,7 @@ DEVICE_EVENTS = ("dm_device_resume", "dm_device_remove", "dm_table_clear", "dm_d
 
 
 def reachable():
-    of_devices = {device_event_id(Breach(Reason.NOT_LOADED, event, "", "")) for event in DEVICE_EVENTS}
+    of_devices = {device_event_id(Reason.NOT_LOADED, event) for event in DEVICE_EVENTS}
     return {*EVENTS.values(), *of_devices}
 
 
@@ -58,7 +58,19 @@ def test_every_event_of_theirs_is_reachable_or_has_a_reason_why_not():
 def test_a_device_event_is_the_same_by_either_way():
     for reason, event in itertools.product(Reason, DEVICE_EVENTS):
         if reason is not Reason.NOT_LOADED and EVENTS[reason.value].split(".")[-2] in (event, "dm"):
-            assert device_event_id(Breach(reason, event, "", "")) == EVENTS[reason.value]
+            assert device_event_id(reason, event) == EVENTS[reason.value]
+
+
+def test_the_event_of_a_device_is_told_by_the_culprit():
+    for reason, event in itertools.product(Reason, DEVICE_EVENTS):
+        breach = Breach(reason, event, "dm_table_load of (root)", "")
+        assert event_id(finding(reason.value, breach.blamed)) == device_event_id(reason, event)
+    assert event_id(finding("runtime.device-order", "dm_device_rename of a")) == (
+        "ima.validation.dm.dm_device_rename.rename_before_table_load"
+    )
+    # A state has no event, and a device is not taken for one.
+    assert event_id(finding("runtime.device-required", Breach(Reason.REQUIRED, "", "rule", "").blamed)).endswith("_in_use")
+    assert event_id(finding("runtime.device-pending", "dm_crypt-0")) == "ima.validation.dm.device_invalid_state"
 
 
 @pytest.mark.parametrize(
