@@ -1,0 +1,72 @@
+"""The roster: which key may sign what. Made and changed here, by the root key; published by the provisioner."""
+
+from __future__ import annotations
+
+import msgspec
+
+from attestream.errors import AttestreamError, ConfigError
+from attestream.installation.files import PUBLIC, read_secret, read_text, replace
+from attestream.installation.places import Installation
+from attestream.signing import Signer, TrustedKeys
+from schemas.base import SchemaError, decode, encode
+from schemas.events import Signed
+from schemas.roles import Role
+from schemas.trust import Roster, RosterKey
+
+
+def roster_key(role: Role, name: str, signer: Signer, *, now_ms: int, bus_key: str = "") -> RosterKey:
+    """Return the entry of a key that counts from ``now_ms`` on."""
+    return RosterKey(
+        key_id=signer.key_id, role=role, name=name, public_key=signer.public_pem, bus_key=bus_key, not_before=now_ms
+    )
+
+
+def load_roster(place: Installation) -> Roster:
+    """Return the roster of an installation, after its signature was verified.
+
+    :raises ConfigError: it can not be read, or is not a roster.
+    :raises SignatureError: it was not signed by the installation's root.
+    """
+    try:
+        signed = decode(place.roster.read_bytes(), Signed)
+    except OSError as error:
+        raise ConfigError(f"the roster can not be read: {error}") from error
+    except SchemaError as error:
+        raise ConfigError(f"{place.roster} is not a roster: {error}") from error
+    return _root_keys(place).open(signed, Roster)
+
+
+def load_root(place: Installation) -> Signer:
+    """Return the root key.
+
+    :raises ConfigError: it is not here, or not usable.
+    """
+    read_secret(place.root_key, "the root key")
+    return Signer.load(place.root_key)
+
+
+def write_roster(place: Installation, roster: Roster, root: Signer) -> None:
+    """Sign a roster and write it.
+
+    :raises OSError: it can not be written.
+    """
+    replace(place.roster, encode(root.sign(roster)), PUBLIC)
+
+
+def change_roster(place: Installation, keys: list[RosterKey], *, now_ms: int) -> Roster:
+    """Write the successor of an installation's roster, with ``keys``, and return it.
+
+    :raises ConfigError: the root key or the roster is not here.
+    """
+    root = load_root(place)
+    old = load_roster(place)
+    new = msgspec.structs.replace(old, version=old.version + 1, issued_at=now_ms, keys=keys)
+    write_roster(place, new, root)
+    return new
+
+
+def _root_keys(place: Installation) -> TrustedKeys:
+    try:
+        return TrustedKeys.from_pems([read_text(place.root_public, "the root's public key")])
+    except AttestreamError as error:
+        raise ConfigError(f"{place.root_public}: {error.message}") from error
