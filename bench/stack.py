@@ -17,9 +17,10 @@ from typing import Any, Final, NamedTuple
 
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.topology import ensure_topology
-from attestream.embedded.installation import Installation, initialise
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.orphan import die_with_parent
+from attestream.installation.making import initialise
+from attestream.installation.places import Installation
 from bench.fleet import IMAGE_FILES, agent_name, image_path
 from bench.machine import cpu_seconds
 from devtools.pool import Tenant, allowing

@@ -1,4 +1,4 @@
-"""A secure installation and its bus, for tests: made as `attestream init` makes it, identities as a registrar issues them."""
+"""A secure installation and its bus, for tests: made as by `attestream init`, with identities as a registrar issues them."""
 
 from __future__ import annotations
 

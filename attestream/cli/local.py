@@ -44,7 +44,7 @@ def init(
     session: Session, data_dir: Path | None, accept_ek: Literal["any", "certificate"], port: int, as_json: bool
 ) -> None:
     """Make a data directory with keys and a configuration. Nothing is overwritten."""
-    from attestream.embedded.installation import initialise
+    from attestream.installation.making import initialise
 
     made = initialise(session.directory(data_dir), accept_ek=accept_ek, port=port)
     if as_json:
@@ -72,8 +72,9 @@ def up(
     import asyncio
 
     from attestream import config
-    from attestream.embedded.installation import Installation, initialise
     from attestream.embedded.stack import run_stack
+    from attestream.installation.making import initialise
+    from attestream.installation.places import Installation
     from attestream.telemetry import set_up_logging
 
     place = Installation(session.directory(data_dir).absolute())
@@ -94,8 +95,8 @@ def up(
 def run(session: Session, service: str, config_file: Path | None) -> NoReturn:
     """Run one service against the bus that its configuration names."""
     from attestream import config
-    from attestream.embedded.installation import Installation
     from attestream.embedded.stack import service_argv
+    from attestream.installation.places import Installation
 
     path = config_file or session.config or config.path_from(session.environment)
     path = path or Installation(session.directory()).config_file

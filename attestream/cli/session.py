@@ -52,7 +52,7 @@ class Session(NamedTuple):
         :raises ConfigError: when a configuration is named and can not be used.
         """
         from attestream import config
-        from attestream.embedded.installation import Installation
+        from attestream.installation.places import Installation
 
         if url := self.url or self.environment.get(URL_VARIABLE, ""):
             return [part.strip() for part in url.split(",")]

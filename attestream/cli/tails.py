@@ -139,7 +139,7 @@ def tail_revocations(
 
 
 def _trusted(session: Session, keys: Path | None) -> TrustedKeys:
-    from attestream.embedded.installation import Installation
+    from attestream.installation.places import Installation
     from attestream.signing import TrustedKeys
 
     directory = keys if keys is not None else Installation(session.directory()).trusted_keys

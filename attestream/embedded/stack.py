@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from attestream.embedded.installation import Installation, locked
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.supervisor import BACKOFF_S, Child, Supervisor
 from attestream.errors import BusError
+from attestream.installation.places import Installation, locked
 
 _POLL_S: Final = 0.1
 

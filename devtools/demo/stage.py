@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from attestream.embedded.installation import Installation, initialise
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.stack import service_argv
+from attestream.installation.making import initialise
+from attestream.installation.places import Installation
 from devtools.demo.machine import Machine
 from devtools.demo.programs import Program, stop
 

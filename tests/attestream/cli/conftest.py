@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from attestream.cli.main import main
-from attestream.embedded.installation import Installation
+from attestream.installation.places import Installation
 
 
 class Ran(NamedTuple):

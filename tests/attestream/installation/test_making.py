@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from attestream import config
-from attestream.embedded.installation import SECRET_BYTES, Installation, initialise, locked
 from attestream.errors import ConfigError
+from attestream.installation.making import SECRET_BYTES, initialise
+from attestream.installation.places import Installation, locked
 from attestream.signing import Signer, TrustedKeys
 
 
@@ -34,7 +35,8 @@ def test_it_is_complete_and_its_secrets_are_private_whatever_the_umask(tmp_path:
     assert loaded.registrar.ek_store == place.ek_store
     assert loaded.verifier.cluster_secret_file == place.cluster_secret
     signer = Signer.load(loaded.notifier.signing_key_file)
-    assert TrustedKeys.from_directory(place.trusted_keys).key_ids == {signer.key_id}
+    root = Signer.load(place.root_key)
+    assert TrustedKeys.from_directory(place.trusted_keys).key_ids == {signer.key_id, root.key_id}
 
 
 def test_two_installations_share_no_secret(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_a_place_that_can_not_be_written_is_one_clear_error(tmp_path: Path) -> N
 def test_one_process_holds_it_until_it_ends_however_it_ends(tmp_path: Path) -> None:
     place = Installation(tmp_path)
     code = (
-        "import sys, pathlib; from attestream.embedded.installation import Installation, locked\n"
+        "import sys, pathlib; from attestream.installation.places import Installation, locked\n"
         "with locked(Installation(pathlib.Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
