@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from attestream.ima.keys import SigningKey
 from attestream.interop.pcr_blob import build_pcr_blob
 from attestream.uefi.policy.create import create_reference_state
 from devtools import ima_log
+from devtools.boot_log import BootLog
 from devtools.grub_boot import CERTIFICATE, grub_boot
 from devtools.soft_tpm import KeyPool, SoftTpm
 from schemas.attestation import qualifying_data
@@ -32,6 +34,8 @@ QUOTES: Final = 300
 POLICIES: Final = (0, 10_000, 100_000, 1_000_000)
 """Paths of the policies."""
 LARGEST_FOR_INCUMBENT: Final = 100_000
+FLEET: Final = 33
+"""Machines whose boot logs are measured."""
 BOOT_PCRS: Final = tuple(range(10))
 BINDING_PCR: Final = 16
 """The incumbent's agent extends it with its transport key; here the quote's qualifying data does the same."""
@@ -129,19 +133,32 @@ def _file_signature(key: Signer, digest: bytes) -> bytes:
 
 
 def _write_boot(directory: Path) -> None:
-    # As a laptop with Secure Boot logs it: one bank, 370 forbidden images, 70 commands of GRUB.
-    log = grub_boot(
+    fleet = [_boot_log(uuid.UUID(bytes=content_digest(f"machine {number}")[:16])) for number in range(FLEET)]
+    reference = create_reference_state(bytes(fleet[0]))
+    [kernel] = reference["kernels"]
+    kernel["kernel_cmdline"] = "\\(hd0,gpt2\\)/vmlinuz root=UUID=[0-9a-f-]{36} ro ima_policy=tcb"
+    boot = {"policy": "example", "reference_states": [reference]}
+    _write(directory, "policy-boot.json", {"format": "attestream-policy/1", "bank": "sha256", "boot": boot})
+    shown = []
+    for number, log in enumerate(fleet):
+        directory.joinpath("boot.bin" if number == 0 else f"boot-{number}.bin").write_bytes(bytes(log))
+        shown.append({pcr: log.pcrs["sha256"].get(pcr, bytes(32)).hex() for pcr in range(24)})
+    _write(directory, "boot.json", {"reference": reference, "pcrs": shown[0], "others": shown[1:]})
+
+
+def _boot_log(file_system: uuid.UUID) -> BootLog:
+    """Return the log of a laptop with Secure Boot: one bank, 370 forbidden images, 70 commands of GRUB.
+
+    Machines of a fleet differ in the UUID of their file system, by which GRUB and the kernel find it.
+    """
+    commands = [f"setparams option-{number} /boot/grub/x86_64-efi" for number in range(70)]
+    return grub_boot(
         banks=("sha256",),
         db=[CERTIFICATE + bytes([number]) * 1_500 for number in range(6)],
         forbidden=[content_digest(str(number)) for number in range(370)],
-        commands=[f"setparams option-{number} /boot/grub/x86_64-efi" for number in range(72)],
+        commands=[*commands, f"search --no-floppy --fs-uuid --set=root {file_system}", "insmod gzio"],
+        command_line=f"(hd0,gpt2)/vmlinuz root=UUID={file_system} ro ima_policy=tcb",
     )
-    reference = create_reference_state(bytes(log))
-    directory.joinpath("boot.bin").write_bytes(bytes(log))
-    boot = {"policy": "example", "reference_states": [reference]}
-    _write(directory, "policy-boot.json", {"format": "attestream-policy/1", "bank": "sha256", "boot": boot})
-    pcrs = {pcr: log.pcrs["sha256"].get(pcr, bytes(32)).hex() for pcr in range(24)}
-    _write(directory, "boot.json", {"reference": reference, "pcrs": pcrs})
 
 
 def _write_quotes(directory: Path, kind: str, tpm: SoftTpm) -> None:

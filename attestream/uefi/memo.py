@@ -36,7 +36,7 @@ class _Generations(Generic[_Value]):
 
     def get(self, key: Key) -> _Value | None:
         value = self._young.get(key)
-        if value is None and (value := self._old.get(key)) is not None:
+        if value is None and self._old and (value := self._old.get(key)) is not None:
             self.add(key, value)
         return value
 
