@@ -115,6 +115,16 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
     """Seconds after which a hook that has not answered is killed and counts as a refusal; default 10."""
     challenge_lifetime_s: Seconds = 60.0
     """Seconds in which an agent must prove an enrolment challenge; default 60."""
+    agent_issuer_file: Path | None = None
+    """Seed of the NKey that signs agents' identities on the bus; none (default): they are given none."""
+    operator_key_file: Path | None = None
+    """Seed of the bus operator's signing key, with which revoked identities are told to the servers; no default."""
+    system_credentials: Path | None = None
+    """Credentials of the bus's own account, over which they are told; no default."""
+    agent_account_file: Path | None = None
+    """Token of the bus account that agents live in; no default."""
+    identity_lifetime_s: Annotated[int, Meta(ge=10, le=2_592_000)] = 3_600
+    """Seconds that an agent's identity holds; it renews it when two thirds are over; default 3600."""
 
 
 class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -186,6 +196,11 @@ class AgentConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True
 
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,80}\Z")] = ""
     """The agent's id; empty (default): one is made at the first start and kept in ``data_dir``."""
+    enrolment_credentials: Path | None = None
+    """Credentials with which the agent asks to be enrolled; its own identity is issued to it then. None (default): the bus
+    asks nobody who they are."""
+    identity_key: Literal["tpm", "file"] = "tpm"
+    """Where the key of its identity is kept: sealed by the TPM, or in a file of mode 0600; default ``tpm``."""
     tcti: str = "device:/dev/tpmrm0"
     """How the TPM is reached, in the words of ``tpm2-tss``; default the kernel's resource manager."""
     data_dir: Path = Path("agent")

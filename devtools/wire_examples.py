@@ -15,6 +15,7 @@ from schemas.base import Message, encode
 
 _AGENT: Final = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
 _AT: Final = 1_795_300_000_000
+_BUS_KEY: Final = "U" + "A" * 55
 _FINDING: Final = events.Finding(
     code="runtime.unknown-file",
     layer="runtime",
@@ -89,10 +90,15 @@ ENROLMENT: Final[tuple[Message, ...]] = (
             idevid_public=b"idevid",
             idevid_certificates=[b"cert"],
         ),
+        bus_key=_BUS_KEY,
     ),
     enrolment.EnrolChallenge(challenge_id=b"c" * 16, credential=b"credential", secret=b"secret", expires_at=_AT),
-    enrolment.ActivateRequest(agent_id=_AGENT, challenge_id=b"c" * 16, proof=b"p" * 32),
-    enrolment.Enrolled(agent_id=_AGENT, ak_name=b"\x00\x0b" + b"n" * 32, enrolment=2, at=_AT),
+    enrolment.ActivateRequest(agent_id=_AGENT, challenge_id=b"c" * 16, proof=b"p" * 32, bus_signature=b"s" * 64),
+    enrolment.Enrolled(
+        agent_id=_AGENT, ak_name=b"\x00\x0b" + b"n" * 32, enrolment=2, at=_AT, bus_token="h.c.s", bus_refusal="none"
+    ),
+    enrolment.RenewRequest(agent_id=_AGENT, bus_key=_BUS_KEY, at=_AT, signature=b"s" * 64),
+    enrolment.Renewed(agent_id=_AGENT, bus_token="h.c.s"),
     enrolment.AgentQuery(agent_id=_AGENT),
     enrolment.AgentsQuery(after="a", limit=100),
     _IDENTITY,

@@ -74,6 +74,15 @@ CHANNELS: Final = (
         (enrolment.Enrolled, _ANSWERABLE),
     ),
     Channel(
+        "renew",
+        _about(subjects.renewal),
+        (enrolment.RenewRequest,),
+        "agent",
+        "registrar",
+        "Asks for the agent's next identity on the bus.",
+        (enrolment.Renewed, _ANSWERABLE),
+    ),
+    Channel(
         "registrarAgent",
         subjects.QUERY_REGISTRAR_AGENT,
         (enrolment.AgentQuery,),

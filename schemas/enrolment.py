@@ -3,6 +3,9 @@
 The proof is ``HMAC-SHA256(secret, transcript)``, where the transcript is
 ``b"attestream/enrol/1"`` followed by the request and the challenge exactly as they travelled, each behind its length as u32
 big-endian (:func:`transcript`). The secret comes out of ``TPM2_ActivateCredential`` (TPM 2.0 Part 1, section 24).
+
+The request names the NKey for which the agent wants an identity on the bus, so the proof covers it: nobody on the way can
+put another in its place. That the agent holds this key it shows by a signature over the proof (:func:`possession_bytes`).
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class EnrolRequest(Message, kw_only=True, frozen=True, tag="enrol"):
     """32 random bytes of the agent, so that two transcripts never agree."""
     device: DeviceIdentity | None = None
     """The maker's device identity, when the machine has one."""
+    bus_key: str = ""
+    """Public NKey (``U...``) that the agent wants an identity on the bus for; empty: none."""
 
 
 class EnrolChallenge(Message, kw_only=True, frozen=True, tag="enrol-challenge"):
@@ -70,6 +75,8 @@ class ActivateRequest(Message, kw_only=True, frozen=True, tag="activate"):
     challenge_id: bytes
     proof: bytes
     """HMAC-SHA256 under the activated secret over the transcript."""
+    bus_signature: bytes = b""
+    """Ed25519 signature of the request's ``bus_key`` over :func:`possession_bytes`."""
 
 
 class Enrolled(Message, kw_only=True, frozen=True, tag="enrolled"):
@@ -82,6 +89,30 @@ class Enrolled(Message, kw_only=True, frozen=True, tag="enrolled"):
     """1 for the first enrolment of this id, raised by each re-enrolment with a new key."""
     at: int
     """Unix time in milliseconds."""
+    bus_token: str = ""
+    """The agent's identity on the bus: a token for its ``bus_key``; empty when none was asked for or granted."""
+    bus_refusal: str = ""
+    """Why an identity that was asked for is not granted."""
+
+
+class RenewRequest(Message, kw_only=True, frozen=True, tag="renew"):
+    """Asks for the next identity on the bus, for the same NKey."""
+
+    agent_id: str
+    bus_key: str
+    """Public NKey of the identity."""
+    at: int
+    """Unix time in milliseconds."""
+    signature: bytes
+    """Ed25519 signature of that NKey over :func:`renewal_bytes`."""
+
+
+class Renewed(Message, kw_only=True, frozen=True, tag="renewed"):
+    """The next identity."""
+
+    agent_id: str
+    bus_token: str
+    """A token for the same NKey."""
 
 
 class AgentQuery(Message, kw_only=True, frozen=True, tag="agent-query"):
@@ -164,3 +195,13 @@ def transcript(request: bytes, challenge: bytes) -> bytes:
             challenge,
         )
     )
+
+
+def possession_bytes(challenge_id: bytes, proof: bytes) -> bytes:
+    """Return what the NKey of an enrolment signs."""
+    return b"attestream/bus-key/1\x00" + len(challenge_id).to_bytes(4, "big") + challenge_id + proof
+
+
+def renewal_bytes(agent_id: str, bus_key: str, at: int) -> bytes:
+    """Return what the NKey of an identity signs to have it renewed."""
+    return b"attestream/renew/1\x00" + f"{agent_id}\x00{bus_key}\x00{at}".encode()

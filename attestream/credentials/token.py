@@ -95,6 +95,16 @@ def account_token(
     return _sign({"sub": account, "name": name, "nats": nats}, issuer, now)
 
 
+def reissued(token: Token, nats: dict[str, Any], issuer: NKey, now: int) -> str:
+    """Return ``token`` with other claims for the bus, signed anew by ``issuer``."""
+    claims: dict[str, Any] = {"sub": token.subject, "name": token.name, "nats": nats}
+    if token.expires_at:
+        claims["exp"] = token.expires_at
+    if token.not_before:
+        claims["nbf"] = token.not_before
+    return _sign(claims, issuer, now)
+
+
 def scope(key: str, role: str, template: dict[str, Any]) -> dict[str, Any]:
     """Return a signing key whose users get exactly the permissions in ``template``, whatever their token says."""
     return {"kind": "user_scope", "key": key, "role": role, "template": template}
