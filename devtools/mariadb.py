@@ -18,8 +18,8 @@ STOP_TIMEOUT_S: Final = 20.0
 
 _PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/usr/libexec"
 _SETTINGS: Final = {
-    # The data live as long as the test: nothing needs to reach the disk.
-    "innodb-flush-log-at-trx-commit": "0",
+    # The data live as long as the test: they must survive the server's death, not the machine's.
+    "innodb-flush-log-at-trx-commit": "2",
     "innodb-flush-method": "nosync",
     "innodb-doublewrite": "0",
     "innodb-buffer-pool-size": "32M",
@@ -48,11 +48,13 @@ class MariaDb:
             *(f"--{name}={value}" for name, value in _SETTINGS.items()),
         )
 
-    @property
-    def pid(self) -> int:
-        """Process id of the running server."""
-        assert self._process is not None
-        return self._process.pid
+    def freeze(self) -> None:
+        """Stop the server from doing anything, without its end: clients stay connected and hear nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._signal(signal.SIGCONT)
 
     @property
     def _socket(self) -> Path:
@@ -91,13 +93,13 @@ class MariaDb:
         """Stop the server, its clients cut off. The databases stay until :meth:`remove`."""
         self._end(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End the server without notice."""
+    def crash(self) -> None:
+        """End the server at once: what was not written ahead is gone."""
         self._end(signal.SIGKILL)
 
     def remove(self) -> None:
         """Stop the server and delete its directory."""
-        self.kill()
+        self.crash()
         shutil.rmtree(self._directory)
 
     def new_database(self) -> str:
@@ -112,6 +114,10 @@ class MariaDb:
         client = _find("mariadb", "mysql")
         arguments = [client, "--no-defaults", "--user=root", f"--socket={self._socket}", "--execute", statement]
         return subprocess.run(arguments, check=False, capture_output=True, cwd=self._directory)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

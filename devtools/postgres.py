@@ -18,9 +18,8 @@ STOP_TIMEOUT_S: Final = 10.0
 
 _SETTINGS: Final = {
     "listen_addresses": "",
-    # The data live as long as the test: nothing needs to reach the disk.
+    # The data live as long as the test: they must survive the server's death, not the machine's.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "16MB",
     "max_connections": "100",
@@ -73,9 +72,16 @@ class Postgres:
 
     def stop(self) -> None:
         """Stop the server, its clients cut off. The databases stay until :meth:`remove`."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End the server at once, as after a crash: what was not written ahead is gone."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(number)
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -58,7 +58,8 @@ class Publisher:
                 published = await self.drain()
             except AttestreamError as error:
                 failures += 1
-                _log.warning("events wait in the outbox: %s (%s)", error.message, error.code)
+                if failures == 1:
+                    _log.warning("events wait in the outbox: %s (%s)", error.message, error.code)
                 await asyncio.sleep(min(2.0**failures * 0.1, LOOK_AGAIN_S) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 continue
             failures = 0

@@ -223,6 +223,7 @@ class Journal:
 
     async def run(self) -> None:
         """Write changed rows behind, for ever."""
+        refused = False
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
@@ -232,8 +233,12 @@ class Journal:
             try:
                 await self._write()
             except StorageError as error:
-                log.error("rows are not saved, will be tried again: %s", error)
+                if not refused:
+                    log.error("rows are not saved, this is tried again every %g s: %s", RETRY_S, error.message)
+                refused = True
                 await asyncio.sleep(RETRY_S)
+            else:
+                refused = False
 
     def _ripen(self) -> None:
         ripe = self._clock() - PROGRESS_MS

@@ -39,7 +39,7 @@ ATTESTERS = sa.Table(
 )
 
 BATCH = 500
-"""Rows in one statement."""
+"""Rows in one statement, which is one transaction and one round trip."""
 
 
 class Row(msgspec.Struct, kw_only=True, frozen=True):
@@ -113,16 +113,16 @@ class Store:
         return await self._rows(query)
 
     async def save(self, rows: Sequence[Row]) -> None:
-        """Insert or update ``rows`` in one transaction, except where the stored fence is newer.
+        """Insert or update ``rows``, except where the stored fence is newer: :data:`BATCH` of them in one statement.
 
-        :raises StorageError: when the database does not take them; nothing is written then.
+        Each batch is a transaction: a worker that is stopped inside a long one would keep a SQLite file from the others.
+
+        :raises StorageError: when the database does not take a batch; the further ones are not written then.
         """
-        if not rows:
-            return
         # In one order for everybody: two owners that lock the same rows crosswise would end in a deadlock.
         ordered = [msgspec.structs.asdict(row) for row in sorted(rows, key=lambda row: row.agent_id)]
-        async with transaction(self._engine) as connection:
-            for start in range(0, len(ordered), BATCH):
+        for start in range(0, len(ordered), BATCH):
+            async with transaction(self._engine) as connection:
                 await connection.execute(self._upsert, ordered[start : start + BATCH])
 
     async def delete(self, agent_id: str, fence: int) -> None:

@@ -1,5 +1,4 @@
 import asyncio
-import sys
 import textwrap
 
 import pytest
@@ -73,25 +72,6 @@ async def test_many_engines_of_one_process_migrate_at_once(database_url, package
     assert await ids(engines[0]) == [1]
     for engine in engines:
         await engine.dispose()
-
-
-async def test_many_processes_migrate_at_once(database_url, package, tmp_path):
-    name, _ = package
-    program = (
-        "import asyncio, sys\n"
-        f"sys.path.insert(0, {str(tmp_path / 'packages')!r})\n"
-        "from attestream.database import migrate, open_engine\n"
-        "async def run():\n"
-        f"    engine = open_engine({database_url!r})\n"
-        f"    await migrate(engine, {name!r})\n"
-        "    await engine.dispose()\n"
-        "asyncio.run(run())\n"
-    )
-    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", program) for _ in range(3)]
-    assert [await process.wait() for process in processes] == [0, 0, 0]
-    engine = open_engine(database_url)
-    assert await ids(engine) == [1]
-    await engine.dispose()
 
 
 async def test_a_failing_migration_leaves_nothing_behind(engine, package):

@@ -4,8 +4,9 @@ import asyncio
 
 import msgspec
 import pytest
+from sqlalchemy import event, text
 
-from attestream.database import migrate, open_engine
+from attestream.database import migrate, open_engine, reading
 from attestream.errors import StorageError
 from services.verifier.store import BATCH, Row, Store, pack_findings
 
@@ -91,6 +92,49 @@ async def test_more_rows_than_one_statement_holds(store):
     assert len(await store.partition(7)) == 2 * BATCH + 1
     page = await store.page("agent-0499", 3)
     assert [row.agent_id for row in page] == ["agent-0500", "agent-0501", "agent-0502"]
+
+
+async def test_ids_that_differ_in_case_are_different_agents(store):
+    await store.save([a_row("web-1"), a_row("WEB-1", standing="failed")])
+    assert (await store.agent("web-1")).standing == "trusted"
+    assert (await store.agent("WEB-1")).standing == "failed"
+    assert await store.agent("Web-1") is None
+
+
+async def test_bytes_of_every_value_and_of_any_length_are_kept(store):
+    row = a_row(identity=bytes(range(256)) + b"%s '\\", state=b"x" * 200_000)
+    await store.save([row])
+    assert await store.agent("a") == row
+
+
+# SQLite has no lengths.
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+async def test_text_that_does_not_fit_is_refused(store):
+    with pytest.raises(StorageError):
+        await store.save([a_row(last_command="x" * 65)])
+    assert await store.agent("a") is None
+
+
+async def test_rows_that_wait_together_are_one_statement(engine, store):
+    statements = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    await store.save([a_row(f"agent-{number:04}") for number in range(BATCH)])
+    assert len([statement for statement in statements if "verifier_attesters" in statement]) == 1
+
+
+async def test_rows_that_wait_together_are_one_statement_of_the_mariadb_server(mariadb_url):
+    """Its driver makes one statement of many only when it recognises how that is written."""
+
+    async def inserts() -> int:
+        async with reading(engine) as connection:
+            return int((await connection.execute(text("SHOW GLOBAL STATUS LIKE 'Com_insert'"))).one()[1])
+
+    engine = open_engine(mariadb_url)
+    await migrate(engine, "services.verifier.migrations")
+    before = await inserts()
+    await Store(engine).save([a_row(f"agent-{number:04}") for number in range(BATCH)])
+    assert await inserts() == before + 1
+    await engine.dispose()
 
 
 async def test_partitions_that_are_asked_for_together_each_get_their_rows(store):
