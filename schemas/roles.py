@@ -1,4 +1,10 @@
-"""Who may publish and hear what on the bus. The one table: tokens, server permissions and documents are made from it."""
+"""Who may publish and hear what on the bus. The one table: tokens, server permissions and documents are made from it.
+
+Rules behind the table. Only services have consumers; everybody else reads by direct get, which leaves nothing on the
+server. Services answer to inboxes and to ``_R_.>`` (from where the server carries answers over into the asker's account) and
+nowhere else, so that no asker can make them publish for it. An agent may answer each challenge once, under the reply subject
+that came with it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from typing import Final
 
 from schemas import subjects, topology
 from schemas.base import Part
+from schemas.events import EventKind
 
 NAME: Final = "{{name()}}"
 """Stands for the holder's own name (of an agent: its subject token); the server fills it in."""
@@ -36,6 +43,9 @@ class Role(enum.StrEnum):
     """Reads everything that is on the record, changes nothing."""
 
 
+SERVICES: Final = (Role.PROVISIONER, Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER)
+"""The roles that live in the account of the streams; each other role has its own account (:mod:`schemas.accounts`)."""
+
 TENANTS: Final = (Role.ADMIN, Role.POLICY_AUTHOR, Role.OPERATOR, Role.OBSERVER, Role.AUDITOR)
 """The roles of people and of their programs."""
 
@@ -62,98 +72,163 @@ def inbox(role: Role, name: str = NAME) -> str:
     return f"_INBOX_{role}.{name}"
 
 
+REGISTRAR_EVENTS: Final = tuple(
+    kind for kind in EventKind if kind.startswith(("enrolled", "re-enrolled", "identity-", "operator-", "key-"))
+)
+"""Kinds of events that the registrar puts on the record; all others are the verifiers'."""
+
+VERIFIER_EVENTS: Final = tuple(kind for kind in EventKind if kind not in REGISTRAR_EVENTS)
+
 _API: Final = "$JS.API."
+_ANSWERS: Final = "_R_.>"
+"""Answers to requests that came from another account."""
 
 
 def _own_inbox(role: Role) -> list[str]:
     return [inbox(role) + ".>"]
 
 
+def _inboxes(*roles: Role) -> list[str]:
+    return [inbox(role, ">") for role in roles]
+
+
 def _read(*streams: str) -> list[str]:
     """Return what reads stored messages and changes nothing, not even a consumer."""
-    return [f"{_API}DIRECT.GET.{stream}" for stream in streams] + [f"{_API}STREAM.INFO.{stream}" for stream in streams]
+    return [f"{_API}DIRECT.GET.{stream}" for stream in streams]
 
 
-def _consume(*streams: str) -> list[str]:
-    granted = []
-    for stream in streams:
-        granted += [f"{_API}CONSUMER.{verb}.{stream}.>" for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT")]
-        granted.append(f"$JS.ACK.{stream}.>")
-    return granted
+def _read_last(*streams: str) -> list[str]:
+    """Return what asks the leader of a stream, which can not be behind."""
+    return [f"{_API}STREAM.MSG.GET.{stream}" for stream in streams]
+
+
+def _check(*streams: str) -> list[str]:
+    """Return what compares streams with their declaration."""
+    return [f"{_API}STREAM.INFO.{stream}" for stream in streams]
+
+
+def _consume(stream: str, name: str, filter_: str, *, delete: bool = False) -> list[str]:
+    """Return what a durable or passing consumer needs that has one filter. The server compares name and filter in the
+    subject with the request, so that nothing wider than ``filter_`` can be consumed."""
+    verbs = ("INFO", "MSG.NEXT", "DELETE") if delete else ("INFO", "MSG.NEXT")
+    return [
+        f"{_API}CONSUMER.CREATE.{stream}.{name}.{filter_}",
+        *(f"{_API}CONSUMER.{verb}.{stream}.{name}" for verb in verbs),
+        f"$JS.ACK.{stream}.{name}.>",
+    ]
 
 
 def _bucket(bucket: topology.Bucket) -> str:
     return f"KV_{bucket.name}"
 
 
+def _key(bucket: topology.Bucket, key: str) -> str:
+    return f"$KV.{bucket.name}.{key}"
+
+
+_EVIDENCE: Final = topology.EVIDENCE.name
+_COMMANDS: Final = topology.COMMANDS.name
+_EVENTS: Final = topology.EVENTS.name
+_RESULTS: Final = topology.RESULTS.name
+_REVOCATIONS: Final = topology.REVOCATIONS.name
+_DEAD: Final = topology.DEAD.name
 _CLUSTER: Final = _bucket(topology.CLUSTER)
+_LEASES: Final = _bucket(topology.LEASES)
+_WORKERS: Final = _bucket(topology.WORKERS)
 _POLICIES: Final = f"OBJ_{topology.POLICIES}"
-_RECORD: Final = (topology.EVENTS.name, topology.RESULTS.name, topology.REVOCATIONS.name)
-_QUERIES: Final = [
+_STREAMS: Final = (
+    *(stream.name for stream in topology.STREAMS),
+    *(_bucket(bucket) for bucket in topology.BUCKETS),
+    *(f"OBJ_{name}" for name in topology.OBJECT_BUCKETS),
+)
+_QUERIES: Final = (
     subjects.QUERY_REGISTRAR_AGENT,
     subjects.QUERY_REGISTRAR_AGENTS,
     subjects.QUERY_VERIFIER_AGENT,
     subjects.QUERY_VERIFIER_AGENTS,
-]
-_OBJECTS: Final = [f"$O.{topology.POLICIES}.C.>", f"$O.{topology.POLICIES}.M.>"]
+)
+_OBJECTS: Final = (f"$O.{topology.POLICIES}.C.*", f"$O.{topology.POLICIES}.M.*")
+_LIVE: Final = (subjects.RESULTS, subjects.EVENTS, subjects.REVOKED)
+"""What tells a reader that there is something new to read."""
 
 GRANTS: Final = (
     Grant(
         role=Role.PROVISIONER,
         doc="Brings streams and buckets into being and into line with their declaration. Used by `init`, `up` and upgrades.",
-        publish=[f"{_API}STREAM.>", f"{_API}INFO", f"{_API}DIRECT.GET.{_CLUSTER}.>", f"$KV.{topology.CLUSTER.name}.>"],
+        publish=[
+            *(f"{_API}STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+            *_read_last(_CLUSTER),
+            _key(topology.CLUSTER, topology.KEY_PARTITIONS),
+            _key(topology.CLUSTER, topology.KEY_ROSTER),
+        ],
         subscribe=_own_inbox(Role.PROVISIONER),
     ),
     Grant(
         role=Role.REGISTRAR,
         doc="Enrols agents, answers who they are, issues and ends their identities on the bus, records all of it.",
         publish=[
-            subjects.events_of_kind("*"),
-            subjects.dead("*"),
-            f"$KV.{topology.CLUSTER.name}.>",
-            *_read(topology.EVENTS.name, topology.RESULTS.name, _CLUSTER),
-            *_consume(topology.EVENTS.name),
+            *(subjects.events_of_kind(kind) for kind in REGISTRAR_EVENTS),
+            subjects.dead(_EVENTS),
+            _key(topology.CLUSTER, topology.KEY_ROSTER),
+            *_read(_EVENTS, _RESULTS, _CLUSTER),
+            *_read_last(_CLUSTER),
+            *_check(*_STREAMS),
+            _ANSWERS,
+            *_inboxes(Role.VERIFIER),
         ],
-        subscribe=["att.registrar.>", "att.query.registrar.>", *_own_inbox(Role.REGISTRAR)],
-        replies=1,
-        reply_s=30,
+        subscribe=["att.registrar.>", "att.query.registrar.>", *_LIVE[:2], *_own_inbox(Role.REGISTRAR)],
     ),
     Grant(
         role=Role.VERIFIER,
         doc="Challenges agents, appraises their evidence, executes commands, and alone writes results.",
         publish=[
             subjects.challenge_of("*"),
-            subjects.EVENTS,
+            *(subjects.events_of_kind(kind) for kind in VERIFIER_EVENTS),
+            subjects.EVENT_FENCES,
             subjects.RESULTS,
             subjects.RESULT_FENCES,
-            subjects.dead("*"),
+            subjects.dead(_EVIDENCE),
+            subjects.dead(_COMMANDS),
             subjects.QUERY_REGISTRAR_AGENT,
-            *(f"$KV.{bucket.name}.>" for bucket in topology.BUCKETS),
-            *_read(*_RECORD[:2], _POLICIES, *(_bucket(bucket) for bucket in topology.BUCKETS)),
-            *_consume(topology.EVIDENCE.name, topology.COMMANDS.name),
-            *(inbox(role, ">") for role in (Role.ADMIN, Role.POLICY_AUTHOR, Role.OPERATOR, Role.GATEWAY)),
+            _key(topology.CLUSTER, topology.policy_keys()),
+            _key(topology.LEASES, "*"),
+            _key(topology.WORKERS, "*"),
+            *_read(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS),
+            *_read_last(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS),
+            *_check(*_STREAMS),
+            *_consume(_EVIDENCE, "*", subjects.EVIDENCE_STORED, delete=True),
+            *_consume(_COMMANDS, "*", subjects.COMMAND_STORED, delete=True),
+            _ANSWERS,
+            *_inboxes(*TENANTS[:3], Role.GATEWAY),
         ],
         subscribe=["att.query.verifier.>", *_own_inbox(Role.VERIFIER)],
-        replies=1,
-        reply_s=30,
     ),
     Grant(
         role=Role.NOTIFIER,
         doc="Signs revocations and delivers them.",
         publish=[
             subjects.REVOCATIONS,
-            subjects.dead("*"),
-            f"$KV.{topology.CLUSTER.name}.keys.notifier.*",
-            *_read(*_RECORD, _CLUSTER),
-            *_consume(topology.EVENTS.name, topology.REVOCATIONS.name),
+            subjects.dead(_EVENTS),
+            subjects.dead(_REVOCATIONS),
+            _key(topology.CLUSTER, f"{topology.KEY_NOTIFIER}.*"),
+            *_read(_REVOCATIONS, _CLUSTER),
+            *_read_last(_CLUSTER),
+            *_check(*_STREAMS),
+            *_consume(_EVENTS, "notifier", subjects.events_of_kind(EventKind.FAILED)),
+            *_consume(_REVOCATIONS, "*", subjects.REVOCATIONS),
         ],
         subscribe=_own_inbox(Role.NOTIFIER),
     ),
     Grant(
         role=Role.GATEWAY,
         doc="Turns HTTP requests into commands and queries; holds no keys of others.",
-        publish=[subjects.COMMAND_IN, *_QUERIES, *_OBJECTS, *_read(*_RECORD, _CLUSTER, _POLICIES)],
-        subscribe=[subjects.REVOKED, *_own_inbox(Role.GATEWAY)],
+        publish=[
+            subjects.COMMAND_IN,
+            *_QUERIES,
+            *_OBJECTS,
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
+        ],
+        subscribe=[*_LIVE, *_own_inbox(Role.GATEWAY)],
     ),
     Grant(
         role=Role.AGENT,
@@ -163,7 +238,8 @@ GRANTS: Final = (
             subjects.REGISTRAR_ENROL,
             subjects.REGISTRAR_ACTIVATE,
             f"att.registrar.renew.{NAME}",
-            f"{_API}DIRECT.GET.{topology.REVOCATIONS.name}",
+            *_read(_REVOCATIONS),
+            f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.KEY_ROSTER)}",
         ],
         subscribe=[f"att.agent.{NAME}.>", subjects.REVOKED, *_own_inbox(Role.AGENT)],
         replies=1,
@@ -188,11 +264,9 @@ GRANTS: Final = (
             subjects.REGISTRAR_DELETE,
             subjects.REGISTRAR_ROSTER,
             *_OBJECTS,
-            f"{_API}STREAM.PURGE.{_POLICIES}",
-            *_read(*_RECORD, topology.DEAD.name, _POLICIES, *(_bucket(bucket) for bucket in topology.BUCKETS)),
-            *_consume(*_RECORD, topology.DEAD.name),
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES),
         ],
-        subscribe=_own_inbox(Role.ADMIN),
+        subscribe=[*_LIVE, *_own_inbox(Role.ADMIN)],
     ),
     Grant(
         role=Role.POLICY_AUTHOR,
@@ -201,10 +275,9 @@ GRANTS: Final = (
             subjects.COMMAND_IN,
             *_QUERIES,
             *_OBJECTS,
-            f"{_API}STREAM.PURGE.{_POLICIES}",
-            *_read(*_RECORD, _POLICIES, *(_bucket(bucket) for bucket in topology.BUCKETS)),
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
         ],
-        subscribe=_own_inbox(Role.POLICY_AUTHOR),
+        subscribe=[*_LIVE, *_own_inbox(Role.POLICY_AUTHOR)],
     ),
     Grant(
         role=Role.OPERATOR,
@@ -213,28 +286,24 @@ GRANTS: Final = (
             subjects.COMMAND_IN,
             *_QUERIES,
             subjects.REGISTRAR_DELETE,
-            *_read(*_RECORD, _POLICIES, *(_bucket(bucket) for bucket in topology.BUCKETS)),
-            *_consume(*_RECORD),
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
         ],
-        subscribe=_own_inbox(Role.OPERATOR),
+        subscribe=[*_LIVE, *_own_inbox(Role.OPERATOR)],
     ),
     Grant(
         role=Role.OBSERVER,
         doc="Hears results and revocations: a SIEM, or a service that relies on agents.",
-        publish=[*_read(topology.RESULTS.name, topology.REVOCATIONS.name, _CLUSTER)],
-        subscribe=[subjects.REVOKED, *_own_inbox(Role.OBSERVER)],
+        publish=_read(_RESULTS, _REVOCATIONS, _CLUSTER),
+        subscribe=[subjects.RESULTS, subjects.REVOKED, *_own_inbox(Role.OBSERVER)],
     ),
     Grant(
         role=Role.AUDITOR,
         doc="Reads everything that is on the record and changes nothing.",
-        publish=[
-            *_QUERIES,
-            *_read(*_RECORD, topology.DEAD.name, _POLICIES, *(_bucket(bucket) for bucket in topology.BUCKETS)),
-        ],
-        subscribe=[subjects.REVOKED, *_own_inbox(Role.AUDITOR)],
+        publish=[*_QUERIES, *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES)],
+        subscribe=[*_LIVE, *_own_inbox(Role.AUDITOR)],
     ),
 )
-"""All roles, each with all that it may do in the installation's account."""
+"""All roles, each with all that it may do."""
 
 
 def grant(role: Role) -> Grant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from schemas import subjects
+from schemas.attestation import MAX_PARTS, PART_BYTES
 from schemas.base import Part
 
 
@@ -26,6 +27,12 @@ class Stream(Part, kw_only=True, frozen=True):
     republish: Transform | None = None
     max_age_s: int = 0
     max_bytes: int = 0
+    """Default size; `[limits]` of the configuration may set another."""
+    max_message_bytes: int = 0
+    refuses_when_full: bool = True
+    """What a full stream does: refuse what is new, or forget what is oldest."""
+    max_per_subject: int = 0
+    """Messages of one subject that are kept; what happens with more is what happens in a full stream."""
     last_per_subject: bool = False
     message_ttl: bool = False
     marker_ttl_s: int = 0
@@ -45,6 +52,12 @@ class Bucket(Part, kw_only=True, frozen=True):
 
 
 _DAY: Final = 86_400
+_MIB: Final = 1 << 20
+
+EVIDENCE_PER_AGENT: Final = MAX_PARTS + 128
+"""Messages of one agent that wait in EVIDENCE: the largest evidence and notices beside it. Who sends more is refused, alone."""
+EVIDENCE_MESSAGE_BYTES: Final = PART_BYTES + 65_536
+"""Largest message in EVIDENCE: a part, or the claims of evidence without parts."""
 
 EVIDENCE: Final = Stream(
     name="EVIDENCE",
@@ -56,7 +69,9 @@ EVIDENCE: Final = Stream(
         target=f"att.evidence.{{{{partition({subjects.PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}",
     ),
     max_age_s=_DAY,
-    max_bytes=8 << 30,
+    max_bytes=2048 * _MIB,
+    max_message_bytes=EVIDENCE_MESSAGE_BYTES,
+    max_per_subject=EVIDENCE_PER_AGENT,
     duplicate_window_s=30,
 )
 COMMANDS: Final = Stream(
@@ -69,14 +84,15 @@ COMMANDS: Final = Stream(
         target=f"att.command.{{{{partition({subjects.PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}",
     ),
     max_age_s=7 * _DAY,
-    max_bytes=1 << 30,
+    max_bytes=128 * _MIB,
+    max_per_subject=1000,
 )
 EVENTS: Final = Stream(
     name="EVENTS",
     doc="Every change of standing: the record.",
     subjects=[subjects.EVENTS],
     max_age_s=400 * _DAY,
-    max_bytes=32 << 30,
+    max_bytes=4096 * _MIB,
 )
 RESULTS: Final = Stream(
     name="RESULTS",
@@ -92,7 +108,7 @@ REVOCATIONS: Final = Stream(
     subjects=[subjects.REVOCATIONS],
     republish=Transform(source=subjects.REVOCATIONS, target="att.revoked.{{wildcard(1)}}"),
     max_age_s=400 * _DAY,
-    max_bytes=4 << 30,
+    max_bytes=512 * _MIB,
     deny_delete=True,
 )
 DEAD: Final = Stream(
@@ -100,7 +116,10 @@ DEAD: Final = Stream(
     doc="What could not be processed, with the reason.",
     subjects=[subjects.DEAD],
     max_age_s=30 * _DAY,
-    max_bytes=1 << 30,
+    max_bytes=256 * _MIB,
+    # It must take what other streams have to be rid of; and what is malformed in one stream must not push out the others'.
+    refuses_when_full=False,
+    max_per_subject=2000,
 )
 STREAMS: Final = (EVIDENCE, COMMANDS, EVENTS, RESULTS, REVOCATIONS, DEAD)
 
@@ -119,6 +138,9 @@ KEY_PARTITIONS: Final = "partitions"
 """Key in :data:`CLUSTER` with the number of partitions, as decimal text."""
 KEY_NOTIFIER: Final = "keys.notifier"
 """Prefix of keys in :data:`CLUSTER`, ``keys.notifier.<key id>``: public keys of the notifier (PEM)."""
+KEY_ROSTER: Final = "roster"
+"""Key in :data:`CLUSTER` with the roster: a :class:`schemas.events.Signed` envelope by a root key, with a
+:class:`schemas.trust.Roster` in it."""
 
 
 def policy_key(name: str, version: int) -> str:

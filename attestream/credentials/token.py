@@ -77,11 +77,13 @@ def account_token(
     signing_keys: list[Any],
     revocations: dict[str, int],
     now: int,
+    exports: Sequence[dict[str, Any]] = (),
+    imports: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Return the token of an account.
 
     ``signing_keys`` holds public keys and scopes (:func:`scope`). ``revocations`` is user key -> Unix seconds: what was
-    issued to that key until then is void.
+    issued to that key until then is void. ``exports`` and ``imports`` come from :mod:`attestream.credentials.sharing`.
     """
     nats: dict[str, Any] = {
         "type": "account",
@@ -92,6 +94,10 @@ def account_token(
     }
     if revocations:
         nats["revocations"] = revocations
+    if exports:
+        nats["exports"] = list(exports)
+    if imports:
+        nats["imports"] = list(imports)
     return _sign({"sub": account, "name": name, "nats": nats}, issuer, now)
 
 

@@ -7,39 +7,17 @@ from typing import Any, Final
 
 from attestream.credentials.document import Credentials, write
 from attestream.credentials.nkey import Kind, NKey
-from attestream.credentials.permissions import narrow, template
-from attestream.credentials.token import Token, account_token, operator_token, read, role_tag, scope, unlimited, user_token
+from attestream.credentials.permissions import narrow
+from attestream.credentials.token import Token, account_token, operator_token, read, role_tag, scope, user_token
 from attestream.errors import AttestreamError, ConfigError
+from attestream.installation.bus_accounts import LIMITS, account_tokens
 from attestream.installation.files import PUBLIC, make_directory, read_secret, read_text, replace, write_new
 from attestream.installation.places import SYSTEM, Installation
-from schemas import topology
+from schemas.accounts import account_of
 from schemas.roles import GRANTS, Role, inbox
 
 SERVICES: Final = (Role.PROVISIONER, Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER, Role.GATEWAY, Role.ENROLMENT)
 """Roles whose identities an installation is made with; the name of each is that of its role."""
-
-_UNLIMITED: Final = -1
-_STREAMS: Final = len(topology.STREAMS) + len(topology.BUCKETS) + len(topology.OBJECT_BUCKETS)
-_LIMITS: Final = {
-    **unlimited(),
-    "conn": _UNLIMITED,
-    "leaf": 0,
-    "imports": _UNLIMITED,
-    "exports": _UNLIMITED,
-    "wildcards": True,
-}
-
-
-def account_limits() -> dict[str, Any]:
-    """Return what the installation's account may have: the streams of the topology with room for their successors."""
-    return {
-        **_LIMITS,
-        "streams": 2 * _STREAMS,
-        "consumer": 16_384,
-        # Within what each server offers, else the account has no JetStream; in a cluster every replica counts.
-        "disk_storage": 512 << 30,
-        "mem_storage": 512 << 20,
-    }
 
 
 def make_bus_keys(place: Installation, *, name: str, now: int) -> None:
@@ -49,10 +27,11 @@ def make_bus_keys(place: Installation, *, name: str, now: int) -> None:
     :raises OSError: one can not be written.
     """
     operator, signing = NKey.generate(Kind.OPERATOR), NKey.generate(Kind.OPERATOR)
-    account, system = NKey.generate(Kind.ACCOUNT), NKey.generate(Kind.ACCOUNT)
+    system = NKey.generate(Kind.ACCOUNT)
     issuers = {granted.role: NKey.generate(Kind.ACCOUNT) for granted in GRANTS}
     system_issuer = NKey.generate(Kind.ACCOUNT)
-    for folder in (place.bus_keys, place.issuer(Role.AGENT).parent, place.credentials_directory):
+    folders = (place.issuer(Role.AGENT).parent, place.account_token(Role.AGENT).parent)
+    for folder in (place.bus_keys, *folders, place.credentials_directory):
         make_directory(folder)
     seeds = {place.operator_seed: operator, place.operator_signing_seed: signing, place.system_issuer: system_issuer}
     seeds |= {place.issuer(role): key for role, key in issuers.items()}
@@ -62,35 +41,23 @@ def make_bus_keys(place: Installation, *, name: str, now: int) -> None:
         place.operator_token: operator_token(
             operator, name, system_account=system.public, signing_keys=[signing.public], now=now
         ),
-        place.account_token: account_token(
-            signing,
-            account.public,
-            name,
-            limits=account_limits(),
-            signing_keys=[role_scope(role, key.public) for role, key in issuers.items()],
-            revocations={},
-            now=now,
-        ),
         place.system_token: account_token(
             signing,
             system.public,
             SYSTEM,
-            limits=_LIMITS,
-            signing_keys=[scope(system_issuer.public, SYSTEM, _system_template(account.public))],
+            limits=LIMITS,
+            signing_keys=[scope(system_issuer.public, SYSTEM, _system_template())],
             revocations={},
             now=now,
         ),
     }
+    accounts = account_tokens(signing, issuers, now)
+    tokens |= {place.account_token(role): accounts[account_of(role)] for role in issuers}
     for path, token in tokens.items():
         write_new(path, f"{token}\n".encode(), PUBLIC)
     for role in SERVICES:
         write_credentials(issue(place, role, str(role), now=now), place.credentials(role))
     write_credentials(issue_system(place, str(Role.REGISTRAR), now=now), place.system_credentials)
-
-
-def role_scope(role: Role, issuer: str) -> dict[str, Any]:
-    """Return the entry of an account token that lets ``issuer`` issue identities of ``role``, with its permissions alone."""
-    return scope(issuer, str(role), template(role))
 
 
 def issue(
@@ -102,13 +69,13 @@ def issue(
     """
     issuer = load_seed(place.issuer(role), Kind.ACCOUNT, f"the key that issues identities of role {role}")
     user = key or NKey.generate(Kind.USER)
-    account = load_token(place.account_token).subject
+    account = load_token(place.account_token(role)).subject
     token = user_token(issuer, user.public, name, account=account, now=now, expires_at=expires_at, tags=[role_tag(role)])
     return Credentials(token, user)
 
 
 def issue_system(place: Installation, name: str, *, now: int) -> Credentials:
-    """Return a new identity of the bus's own account, which may change the installation's account on running servers.
+    """Return a new identity of the bus's own account, which may change the other accounts on running servers.
 
     :raises ConfigError: the issuer's key or the account's token is not here.
     """
@@ -155,11 +122,11 @@ def load_token(path: Path) -> Token:
         raise ConfigError(f"{path}: {error.message}") from error
 
 
-def _system_template(account: str) -> dict[str, Any]:
+def _system_template() -> dict[str, Any]:
     return narrow(
         publish=[
             "$SYS.REQ.CLAIMS.UPDATE",
-            f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP",
+            "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP",
             "$SYS.REQ.SERVER.PING.VARZ",
             "$SYS.REQ.SERVER.PING.JSZ",
         ],

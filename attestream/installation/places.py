@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from attestream.config import FILE_NAME
 from attestream.errors import ConfigError
+from schemas.accounts import account_of
 from schemas.roles import Role
 
 SYSTEM: Final = "system"
@@ -81,10 +82,9 @@ class Installation(NamedTuple):
         """The operator's token, part of every server's configuration."""
         return self.bus_keys / "operator.jwt"
 
-    @property
-    def account_token(self) -> Path:
-        """The token of the installation's account, as it was when it was last made here."""
-        return self.bus_keys / "account.jwt"
+    def account_token(self, role: Role) -> Path:
+        """Return where the token of the account of ``role`` is, as it was when it was last made here."""
+        return self.bus_keys / "accounts" / f"{account_of(role)}.jwt"
 
     @property
     def system_token(self) -> Path:
@@ -118,6 +118,10 @@ class Installation(NamedTuple):
     def operators(self) -> Path:
         """Directory of people's identities: one directory each, to be handed over and then removed here."""
         return self.directory / "operators"
+
+    def operator(self, name: str) -> Path:
+        """Return the directory of one person's identity: ``bus.creds`` and ``signing.pem``."""
+        return self.operators / name
 
     @property
     def tls(self) -> Path:
