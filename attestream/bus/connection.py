@@ -73,6 +73,8 @@ class Bus:
         self.dropped = 0
         """Messages of core subscriptions that were thrown away because their callback was too slow."""
         self.reconnects = 0
+        self.guest = False
+        """Whether this identity lives outside the account of the streams (:mod:`schemas.accounts`)."""
         self._connected = asyncio.Event()
         self._closing = False
         self._server = ""

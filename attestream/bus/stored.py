@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,39 +68,42 @@ async def last_messages(bus: Bus, stream: str, filters: list[str]) -> list[Store
     :raises BusError: the bus or the stream does not answer.
     """
     found: dict[str, Stored] = {}
-    for start in range(0, len(filters), CHUNK):
-        chunk = filters[start : start + CHUNK]
+    chunks = [filters[start : start + CHUNK] for start in range(0, len(filters), CHUNK)]
+    while chunks:
+        chunk = chunks.pop()
         batch = await get_batch(bus, stream, {"multi_last": chunk, "batch": CHUNK * 2})
-        if batch.status == _TOO_MANY:
-            for part in await _exact(bus, stream, chunk):
-                batch = await get_batch(bus, stream, {"multi_last": part, "batch": CHUNK * 2})
-                found.update((message.subject, message) for message in batch.messages)
-        else:
+        if batch.status != _TOO_MANY:
             found.update((message.subject, message) for message in batch.messages)
+        elif len(chunk) > 1:
+            chunks += [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+        else:
+            found.update({message.subject: message async for message in messages(bus, stream, chunk[0])})
     return sorted(found.values(), key=lambda message: message.sequence)
 
 
-async def _exact(bus: Bus, stream: str, filters: list[str]) -> list[list[str]]:
-    """Return the subjects in the stream that match, in chunks."""
-    names: list[str] = []
-    for pattern in filters:
-        offset = 0
-        while True:
-            body = {"subjects_filter": pattern, "offset": offset}
-            info = await jetstream.call(bus, f"STREAM.INFO.{stream}", body)
-            page = info["state"].get("subjects") or {}
-            names.extend(page)
-            offset += len(page)
-            if not page or offset >= info.get("total", 0):
-                break
-    return [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-
-
-async def last_message(bus: Bus, stream: str, subject: str) -> Stored | None:
-    """Return the last message of one subject as the stream's leader has it, or ``None``.
+async def messages(bus: Bus, stream: str, pattern: str = ">", first: int = 1) -> AsyncIterator[Stored]:
+    """Yield what the stream holds under subjects that match ``pattern``, from sequence ``first`` on, in its order.
 
     :raises BusError: the bus or the stream does not answer.
     """
+    while True:
+        batch = await get_batch(bus, stream, {"seq": first, "next_by_subj": pattern, "batch": CHUNK})
+        for message in batch.messages:
+            yield message
+        if not batch.messages:
+            return
+        first = batch.messages[-1].sequence + 1
+
+
+async def last_message(bus: Bus, stream: str, subject: str) -> Stored | None:
+    """Return the last message of one subject, or ``None``: as the stream's leader has it, or, to a guest of the account that
+    holds the stream, as any replica has it.
+
+    :raises BusError: the bus or the stream does not answer.
+    """
+    if bus.guest:
+        batch = await get_batch(bus, stream, {"multi_last": [subject], "batch": 1})
+        return batch.messages[0] if batch.messages else None
     try:
         answer = await jetstream.call(bus, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
     except jetstream.ApiError as error:
