@@ -9,11 +9,11 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import re
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from attestream.bus import jetstream
 from attestream.bus.stored import get_batch, last_message
 from attestream.errors import FencedError, MalformedError, TooLargeError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_OBJECT_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 131_072
 
+_LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 32
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
@@ -58,12 +59,11 @@ async def put(bus: Bus, bucket: str, data: bytes) -> str:
             _meta_subject(bucket, name),
             json.dumps(meta).encode(),
             message_id=f"{nuid}.meta",
-            headers={"Nats-Rollup": "sub"},
             guard=(_meta_subject(bucket, name), 0),
         )
     except FencedError:
-        # Someone stored the same content meanwhile: theirs stands, our chunks go.
-        await jetstream.call(bus, f"STREAM.PURGE.OBJ_{bucket}", {"filter": subject})
+        # Someone stored the same content meanwhile: theirs stands, and nothing refers to our chunks.
+        _LOG.info("object %s is there already", name)
     return name
 
 
