@@ -56,7 +56,8 @@ def bucket_config(bucket: topology.Bucket) -> dict[str, Any]:
         "discard": "new",
         "max_msgs_per_subject": 1,
         "duplicate_window": nanoseconds(_BUCKET_DUPLICATES_S),
-        "allow_rollup_hdrs": True,
+        # A roll-up of one key may name the whole bucket: whoever may write one key could remove all.
+        "allow_rollup_hdrs": False,
         "deny_delete": True,
     }
     return config | _lifetimes(message_ttl=bucket.message_ttl, marker_ttl_s=bucket.marker_ttl_s)
@@ -65,7 +66,7 @@ def bucket_config(bucket: topology.Bucket) -> dict[str, Any]:
 def object_config(name: str) -> dict[str, Any]:
     """Return the configuration of the stream behind an object bucket."""
     config = _base(f"OBJ_{name}", "Objects, each named by its SHA-256.", [f"$O.{name}.C.>", f"$O.{name}.M.>"])
-    return config | {"retention": "limits", "discard": "new", "allow_rollup_hdrs": True}
+    return config | {"retention": "limits", "discard": "new", "allow_rollup_hdrs": False}
 
 
 def _base(name: str, doc: str, subjects_: list[str]) -> dict[str, Any]:
