@@ -32,7 +32,9 @@ _SETTINGS: Final = {
 class MariaDb:
     """One server. Root starts it as ``mysql`` or ``nobody``; everybody who reaches the socket may do everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, **network: object) -> None:
+        """:param network: settings of the server (``_`` for ``-``) with which it listens on the network too."""
+        self._network = [f"--{name.replace('_', '-')}={value}" for name, value in network.items()] or ["--skip-networking"]
         self._server = _find("mariadbd", "mysqld")
         self._directory = Path(tempfile.mkdtemp(prefix="attestream-mdb-"))
         self._user, self._group = _account()
@@ -72,7 +74,7 @@ class MariaDb:
                 [
                     str(self._server),
                     "--no-defaults",
-                    "--skip-networking",
+                    *self._network,
                     *(f"--{name}={value}" for name, value in settings.items()),
                 ],
                 stdout=output,
@@ -105,10 +107,17 @@ class MariaDb:
     def new_database(self) -> str:
         """Create an empty database and return its URL."""
         name = f"t{uuid.uuid4().hex}"
-        done = self._client(f"CREATE DATABASE {name}")
-        if done.returncode != 0:
-            raise RuntimeError(f"no database could be created: {done.stderr.decode(errors='replace')[-2000:]}")
+        self.execute(f"CREATE DATABASE {name}")
         return f"mariadb://root@localhost/{name}?unix_socket={self._socket}"
+
+    def execute(self, statement: str) -> None:
+        """Run a statement as root.
+
+        :raises RuntimeError: when the server refuses it.
+        """
+        done = self._client(statement)
+        if done.returncode != 0:
+            raise RuntimeError(f"{statement!r} failed: {done.stderr.decode(errors='replace')[-2000:]}")
 
     def _client(self, statement: str) -> subprocess.CompletedProcess[bytes]:
         client = _find("mariadb", "mysql")

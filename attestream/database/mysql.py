@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import struct
 from typing import Any, Final
 
 from aiomysql.connection import Connection as DriverConnection
+from pymysql.charset import charset_by_name
+from pymysql.connections import MAX_PACKET_LEN
 from pymysql.constants import CLIENT, CR
 from pymysql.err import OperationalError
 from sqlalchemy import event
@@ -35,6 +38,9 @@ def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
         raise ConfigError(f"the database URL has an unknown option {unknown[0]!r}", remedy=f"Known: {', '.join(_OPTIONS)}.")
     if not url.database or not url.username:
         raise ConfigError("the URL of a MariaDB or MySQL database must name a user and a database")
+    if url.password is not None:
+        # The driver writes passwords in Latin-1, where servers expect UTF-8: this way the bytes come out right.
+        url = url.set(password=url.password.encode().decode("latin-1"))
     made = create_async_engine(
         url.difference_update_query(_TLS).set(drivername="mysql+aiomysql"),
         pool_size=connections,
@@ -65,11 +71,24 @@ def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
 
 
 class _Connection(DriverConnection):  # type: ignore[misc]  # aiomysql has no types
-    """Refuses to go on in plain text where TLS is asked for; the driver would, and a man in the middle could ask for it."""
+    """Begins TLS in its own way where it is asked for.
+
+    The driver goes on in plain text when the server offers none, which a man in the middle can bring about, and its way
+    needs a socket that only some event loops give.
+    """
+
+    _ssl_context: ssl.SSLContext | None
 
     async def _request_authentication(self) -> None:
-        if self._ssl_context and not self.server_capabilities & CLIENT.SSL:
-            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server offers no TLS")
+        context, self._ssl_context = self._ssl_context, None
+        if context is not None:
+            if not self.server_capabilities & CLIENT.SSL:
+                raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server offers no TLS")
+            # https://mariadb.com/kb/en/connection/#sslrequest-packet
+            charset = charset_by_name(self.charset).id
+            self.write_packet(struct.pack("<iIB23s", self.client_flag, MAX_PACKET_LEN, charset, b""))
+            await self._writer.start_tls(context, server_hostname=self._host)
+            self._secure = True
         await super()._request_authentication()
 
 
