@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import ssl
 import time
 from pathlib import Path
+from typing import Any
 
+import nats
+from nats.aio.client import Client
+
+from attestream.credentials.document import parse
+from attestream.credentials.token import read, role_of
 from attestream.embedded.nats import NatsServer
 from attestream.installation.bus_keys import issue, write_credentials
 from attestream.installation.bus_server import identities
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from schemas import subjects
-from schemas.roles import Role
+from schemas.roles import Role, inbox
 
 
 def secure_installation(directory: Path, *, port: int = 4222) -> Installation:
@@ -37,3 +45,20 @@ def user_credentials(installation: Installation, role: Role, name: str, *, lifet
     path = installation.directory / "credentials" / f"{role}.{name}.creds"
     write_credentials(issue(installation, role, name, now=now, expires_at=expires_at), path, again=True)
     return path
+
+
+async def log_in(url: str, credentials: Path, *, ca: Path | None = None, **options: Any) -> Client:
+    """Return a bare client of the bus, connected once: it does not come back by itself.
+
+    :raises nats.errors.Error: the server refuses it.
+    """
+    held = parse(credentials.read_text())
+    token = read(held.token)
+    return await nats.connect(
+        url,
+        user_jwt_cb=lambda: bytearray(held.token.encode()),
+        signature_cb=lambda nonce: base64.b64encode(held.key.sign(nonce.encode())),
+        inbox_prefix=inbox(Role(role_of(token)), token.name),
+        tls=ssl.create_default_context(cafile=ca) if ca else None,
+        **{"allow_reconnect": False, "connect_timeout": 10} | options,
+    )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
+import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from attestream.errors import ConfigError
+from attestream.installation.authority import Authority, check_host
 from attestream.installation.bus_keys import make_bus_keys
+from attestream.installation.bus_server import Server
 from attestream.installation.files import PUBLIC, already, make_directory, write_new
+from attestream.installation.people import make_person
 from attestream.installation.places import Installation
 from attestream.installation.roster import roster_key, write_roster
+from attestream.installation.servers import make_servers
 from attestream.signing import Signer
 from schemas.roles import Role
 from schemas.trust import Roster
@@ -23,21 +30,56 @@ SIGNING_SERVICES: Final = (Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER)
 """Services that sign what they say, each with a key of its own."""
 
 
-def initialise(directory: Path, *, accept_ek: Literal["any", "warn", "certificate", "hook"], port: int) -> list[Path]:
+AcceptEk = Literal["any", "warn", "certificate", "hook"]
+
+
+def local_hosts() -> list[str]:
+    """Return the names and addresses under which this machine reaches itself, and its name."""
+    own = socket.gethostname()
+    names = ["localhost", "127.0.0.1", "::1"]
+    try:
+        check_host(own)
+    except ConfigError:
+        return names
+    return names if own in names else [*names, own]
+
+
+def initialise(
+    directory: Path,
+    *,
+    accept_ek: AcceptEk,
+    port: int,
+    hosts: Sequence[str] = (),
+    servers: Sequence[Server] = (),
+    on_host: Path | None = None,
+    operator: str = "admin",
+) -> list[Path]:
     """Make the data directory, its keys and its configuration, and return what was made.
 
+    :param port: of the bus.
+    :param hosts: names and addresses that the servers' certificates are good for; none: those of this machine.
+    :param servers: bus servers for which directories of their own are made; several form a cluster.
+    :param on_host: see :func:`attestream.installation.servers.make_servers`.
+    :param operator: name of the first person who may do everything.
     :raises ConfigError: when one of its files exists already, or can not be made.
     """
     place = Installation(directory.absolute())
     _see_that_it_is_free(place)
+    names = [check_host(host) for host in hosts] or local_hosts()
+    now = dt.datetime.now(dt.UTC)
+    now_ms = time.time_ns() // 1_000_000
     try:
         for folder in (place.directory, place.root_key.parent, place.trusted_keys, place.ek_store, place.bus):
             make_directory(folder)
         write_new(place.cluster_secret, secrets.token_bytes(SECRET_BYTES))
         installation = secrets.token_hex(16)
-        now_ms = time.time_ns() // 1_000_000
-        make_bus_keys(place, name=f"attestream-{installation[:8]}", now=now_ms // 1000)
-        _make_trust(place, installation, now_ms)
+        name = f"attestream-{installation[:8]}"
+        make_bus_keys(place, name=name, now=now_ms // 1000)
+        _make_trust(place, installation, operator, now_ms)
+        authority = Authority(place.tls)
+        authority.make(f"{name} CA", now)
+        authority.issue(authority.server, "bus", names, now)
+        made = make_servers(place, servers, now, hosts=hosts, on_host=on_host) if servers else []
         # Last, so that an interrupted initialisation does not look finished.
         write_new(place.config_file, _TEMPLATE.format(port=port, accept_ek=accept_ek).encode())
     except OSError as error:
@@ -47,9 +89,12 @@ def initialise(directory: Path, *, accept_ek: Literal["any", "warn", "certificat
         place.root_key.parent,
         place.bus_keys,
         place.credentials_directory,
+        place.operator(operator),
+        place.tls,
         place.trusted_keys,
         place.ek_store,
         place.bus,
+        *made,
     ]
 
 
@@ -62,7 +107,7 @@ def _see_that_it_is_free(place: Installation) -> None:
             raise already(path)
 
 
-def _make_trust(place: Installation, installation: str, now_ms: int) -> None:
+def _make_trust(place: Installation, installation: str, operator: str, now_ms: int) -> None:
     root = Signer.generate(place.root_key)
     write_new(place.root_public, root.public_pem.encode(), PUBLIC)
     keys = []
@@ -71,6 +116,7 @@ def _make_trust(place: Installation, installation: str, now_ms: int) -> None:
         keys.append(roster_key(role, str(role), signer, now_ms=now_ms))
         if role is Role.NOTIFIER:
             write_new(place.trusted_keys / "revocation.pem", signer.public_pem.encode(), PUBLIC)
+    keys.append(make_person(place, Role.ADMIN, operator, now_ms=now_ms))
     write_roster(place, Roster(installation=installation, version=1, issued_at=now_ms, keys=keys), root)
 
 
