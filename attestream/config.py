@@ -74,6 +74,20 @@ class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class TrustConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[trust]``: whose signatures are believed (docs/security/signatures.md)."""
+
+    root_keys: list[Path] = []
+    """PEM files of the public keys that may sign the roster of keys: all that a process has to be told; default none."""
+    roster_file: Path | None = None
+    """Where the newest roster that was seen is kept, so that an older one is refused after a restart too; no default."""
+    installation: str = ""
+    """Id that the roster must have; empty (default): whichever installation the root keys have signed."""
+    unsigned: bool = False
+    """Whether nothing is signed and nothing checked, so that whoever reaches the bus is believed; only for tests; default
+    false."""
+
+
 class LogConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[log]``: the log of services, one line per record on standard error."""
 
@@ -113,6 +127,8 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
     default none."""
     ek_hook_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
     """Seconds after which a hook that has not answered is killed and counts as a refusal; default 10."""
+    signing_key_file: Path | None = None
+    """PEM file of the private key that signs the registrar's events and answers; no default."""
     challenge_lifetime_s: Seconds = 60.0
     """Seconds in which an agent must prove an enrolment challenge; default 60."""
     agent_issuer_file: Path | None = None
@@ -141,6 +157,8 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
     cluster_secret_file: Path = Path("keys/cluster.secret")
     """File with 32 or more random bytes that nonces are made from, the same for all workers; default
     ``keys/cluster.secret``."""
+    signing_key_file: Path | None = None
+    """PEM file of the private key that signs events, results and answers, one for all workers or one each; no default."""
     challenges_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 500
     """Most challenges that wait for an answer at one time, per worker; default 500."""
     challenge_timeout_ms: Milliseconds = 5_000
@@ -229,6 +247,7 @@ class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     bus: BusConfig = BusConfig()
+    trust: TrustConfig = TrustConfig()
     log: LogConfig = LogConfig()
     registrar: RegistrarConfig = RegistrarConfig()
     verifier: VerifierConfig = VerifierConfig()

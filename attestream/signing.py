@@ -99,12 +99,14 @@ class Signer:
     def sign(self, message: Message) -> Signed:
         """Return ``message`` in an envelope."""
         payload = encode(message)
-        covered = signed_bytes(self.algorithm, payload)
-        if isinstance(self._key, Ed25519PrivateKey):
-            signature = self._key.sign(covered)
-        else:
-            signature = self._key.sign(covered, _PSS, _SHA256)
+        signature = self.sign_bytes(signed_bytes(self.algorithm, payload))
         return Signed(payload=payload, key_id=self.key_id, algorithm=self.algorithm, signature=signature)
+
+    def sign_bytes(self, covered: bytes) -> bytes:
+        """Return the signature over ``covered``, which must begin with what it is for (:mod:`schemas.trust`)."""
+        if isinstance(self._key, Ed25519PrivateKey):
+            return self._key.sign(covered)
+        return self._key.sign(covered, _PSS, _SHA256)
 
 
 class TrustedKeys:
@@ -120,7 +122,7 @@ class TrustedKeys:
         :raises MalformedError: when a text is not a public key.
         :raises UnsupportedError: when a key is neither Ed25519 nor RSA with 2048 bits or more.
         """
-        return cls(_public_key(pem) for pem in pems)
+        return cls(public_key(pem) for pem in pems)
 
     @classmethod
     def from_directory(cls, path: Path | str) -> TrustedKeys:
@@ -132,7 +134,7 @@ class TrustedKeys:
         try:
             for file in sorted(Path(path).iterdir()):
                 if file.suffix == ".pem":
-                    keys.append(_public_key(_read_bounded(file)))
+                    keys.append(public_key(_read_bounded(file)))
         except OSError as error:
             raise ConfigError(f"trusted keys in {path} can not be read: {error.strerror}") from error
         except MalformedError as error:
@@ -150,27 +152,41 @@ class TrustedKeys:
         :raises SignatureError: when the key is not trusted, the algorithm is not the key's own, or the signature is wrong.
         :raises MalformedError: when the payload was signed but is not a message of ``kind``.
         """
-        key = self._keys.get(signed.key_id)
-        if key is None:
-            raise SignatureError(f"no trusted key has the id {signed.key_id[:64]!r}")
-        wanted = ED25519 if isinstance(key, Ed25519PublicKey) else RSA_PSS_SHA256
-        if signed.algorithm != wanted:
-            raise SignatureError(f"key {signed.key_id} signs with {wanted}, not {signed.algorithm[:64]!r}")
-        covered = signed_bytes(wanted, signed.payload)
-        try:
-            if isinstance(key, Ed25519PublicKey):
-                key.verify(signed.signature, covered)
-            else:
-                key.verify(signed.signature, covered, _PSS, _SHA256)
-        except InvalidSignature as error:
-            raise SignatureError(f"the signature of key {signed.key_id} does not verify") from error
+        if not signed.algorithm.isascii():
+            raise SignatureError(f"no signing algorithm {signed.algorithm[:64]!r}")
+        covered = signed_bytes(signed.algorithm, signed.payload)
+        self.verify(signed.key_id, signed.algorithm, covered, signed.signature)
         try:
             return decode(signed.payload, kind)
         except SchemaError as error:
             raise MalformedError(f"the signed payload is not a {kind.__name__}: {error}") from error
 
+    def verify(self, wanted: str, algorithm: str, covered: bytes, signature: bytes) -> None:
+        """Do nothing when ``signature`` over ``covered`` is that of the key with id ``wanted``.
 
-def _public_key(pem: str | bytes) -> VerifyingKey:
+        :raises SignatureError: when the key is not trusted, ``algorithm`` is not the key's own, or the signature is wrong.
+        """
+        key = self._keys.get(wanted)
+        if key is None:
+            raise SignatureError(f"no trusted key has the id {wanted[:64]!r}")
+        own = ED25519 if isinstance(key, Ed25519PublicKey) else RSA_PSS_SHA256
+        if algorithm != own:
+            raise SignatureError(f"key {wanted} signs with {own}, not {algorithm[:64]!r}")
+        try:
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(signature, covered)
+            else:
+                key.verify(signature, covered, _PSS, _SHA256)
+        except InvalidSignature as error:
+            raise SignatureError(f"the signature of key {wanted} does not verify") from error
+
+
+def public_key(pem: str | bytes) -> VerifyingKey:
+    """Return the public key in a PEM text.
+
+    :raises MalformedError: when it is none.
+    :raises UnsupportedError: when it is neither Ed25519 nor RSA with 2048 bits or more.
+    """
     data = pem.encode() if isinstance(pem, str) else pem
     try:
         key = serialization.load_pem_public_key(data)

@@ -42,6 +42,11 @@ DELIVERIES: Final = Metric(
     "attestream.webhook.deliveries", "{delivery}", "Webhook deliveries; attributes `sink`, `outcome`."
 )
 DEAD_LETTERS: Final = Metric("attestream.dead_letters", "{message}", "Messages given up; attribute `stream`.")
+REJECTED: Final = Metric(
+    "attestream.rejected",
+    "{message}",
+    "Messages that were not believed: not signed, or not by whoever may say this; attribute `what`.",
+)
 DATABASE_FAILURES: Final = Metric(
     "attestream.database.failures",
     "{transaction}",
@@ -55,6 +60,7 @@ METRICS: Final = (
     REVOCATIONS,
     DELIVERIES,
     DEAD_LETTERS,
+    REJECTED,
     DATABASE_FAILURES,
     RESTARTS,
 )

@@ -115,7 +115,9 @@ COMMANDS: Final[tuple[Message, ...]] = (
     commands.DeleteAgent(command_id="c5", agent_id=_AGENT, actor="alice"),
     commands.PublishPolicy(command_id="c6", name="web", digest="0" * 64, actor="alice"),
     commands.Outcome(command_id="c1", ok=False, code="policy-unknown", message="no web@3", remedy="push it", detail="d"),
-    commands.PolicyRecord(name="web", version=3, digest="0" * 64, at=_AT, actor="alice", entries=100_000, command_id="c-1"),
+    commands.PolicyRecord(
+        name="web", version=3, digest="0" * 64, at=_AT, actor="alice", entries=100_000, command_id="c-1", command_at=_AT - 9
+    ),
     _STATUS,
     commands.AgentStatusPage(agents=[_STATUS], more=True),
     commands.WorkerStatus(worker="w1", started_at=_AT, partitions=[0, 63], agents=1000, attestations=5, in_flight=3),
@@ -134,6 +136,10 @@ EVENTS: Final[tuple[Message, ...]] = (
         policy="web@3",
         findings=[_FINDING],
         command_id="c1",
+        command_at=_AT - 9,
+        actor="alice",
+        actor_key="0123456789abcdef",
+        detail="operator",
         worker="w1",
         fence=9,
         cause_at=_AT - 5,

@@ -98,6 +98,8 @@ class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
     """Number of reference values."""
     command_id: str = ""
     """The command that made it: offered again, it makes no other."""
+    command_at: int = 0
+    """Unix time in milliseconds at which the author signed that command; 0: nothing is signed here."""
 
 
 class AgentStatus(Message, kw_only=True, frozen=True, tag="agent-status"):

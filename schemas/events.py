@@ -61,6 +61,16 @@ class EventKind(enum.StrEnum):
     """Evidence that could not be tied to a live challenge was thrown away; the standing is unchanged."""
     POLICY_PUBLISHED = "policy-published"
     """A policy has a new version. The subject's last token is the policy's name."""
+    FORBIDDEN = "forbidden"
+    """A command was refused: its author's role does not allow it, or it is older than what was done since."""
+    OPERATOR_ADDED = "operator-added"
+    """A person's key was put into the roster. The subject's last token is the key's id."""
+    OPERATOR_REVOKED = "operator-revoked"
+    """A person's key was revoked. The subject's last token is the key's id."""
+    KEY_ADDED = "key-added"
+    """A service's key was put into the roster. The subject's last token is the key's id."""
+    KEY_REVOKED = "key-revoked"
+    """A service's key was revoked. The subject's last token is the key's id."""
 
 
 class Finding(Part, kw_only=True, frozen=True):
@@ -101,6 +111,14 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     findings: list[Finding] = []
     command_id: str = ""
     """The command that caused it."""
+    command_at: int = 0
+    """Unix time in milliseconds at which its author signed the command; 0: nothing is signed here."""
+    actor: str = ""
+    """Who asked for it: the holder's name in the roster whose key has signed the command or request."""
+    actor_key: str = ""
+    """Id of that key."""
+    detail: str = ""
+    """For what has no field of its own: of a key its role and holder, of a refused command the reason."""
     worker: str = ""
     fence: int = 0
     """Fencing token of the partition's owner; 0 for the registrar's events."""

@@ -13,6 +13,9 @@ PARTITIONS: Final = 64
 AGENT_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,80}\Z", re.ASCII)
 POLICY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
 
+INBOX: Final = re.compile(r"_INBOX(_[a-z-]{1,32})?(\.[A-Za-z0-9_$%-]{1,250}){1,5}\Z", re.ASCII)
+"""Where answers may be sent, and what their signatures may be made for."""
+
 # Request and reply (queue groups).
 REGISTRAR_ENROL: Final = "att.registrar.enrol"
 REGISTRAR_ACTIVATE: Final = "att.registrar.activate"

@@ -3,7 +3,7 @@
 A message that must be believed carries the header ``Attestream-Signature: <key id>.<algorithm>.<signed at>.<signature>``;
 the signature (base64url without padding) covers :func:`covered_bytes`, and with them the subject on which its author
 published. A copy under another subject, or with another payload or time, does not verify. The header of a reply covers the
-random inbox that it was sent to, so an old answer can not be played again.
+random inbox that the question names in ``Attestream-Reply-To``, so an old answer can not be played again.
 """
 
 from __future__ import annotations

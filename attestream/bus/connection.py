@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,12 +19,15 @@ from nats.aio.subscription import Subscription
 from attestream.bus import durable, tracing
 from attestream.bus.durable import Ack
 from attestream.bus.replies import Replies
-from attestream.bus.serving import Endpoint
+from attestream.bus.serving import Authorised, Endpoint
 from attestream.bus.transport import BoundedClient, reconnect_handler
+from attestream.bus.trust import Trust
+from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, BusError, MalformedError, RefusedError, TimedOutError, TooLargeError
 from schemas import subjects
 from schemas.base import Decoder, M, Message, SchemaError, encode
 from schemas.enrolment import Refused
+from schemas.roles import Role
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_S: Final = 5.0
@@ -70,6 +73,8 @@ class Bus:
         self.nc: Client = BoundedClient()
         """The raw client, for hot paths."""
         self.replies = Replies(self.nc)
+        self.trust = Trust.unsigned()
+        """Signs and checks what passes here; a :class:`Trust` that was started takes this one's place."""
         self.dropped = 0
         """Messages of core subscriptions that were thrown away because their callback was too slow."""
         self.reconnects = 0
@@ -159,12 +164,13 @@ class Bus:
         headers: dict[str, str] | None = None,
         ttl_s: int | None = None,
         guard: tuple[str, int] | None = None,
+        sign: bool = False,
         timeout_s: float = 10.0,
     ) -> Ack:
         """Store ``message`` in the stream that holds ``subject``, once for each ``message_id``, and return the receipt.
 
         ``ttl_s`` ends the message's life after whole seconds, 1 or more. ``guard`` is a subject of the same stream and the
-        last sequence that it must have for the message to be taken (0: none).
+        last sequence that it must have for the message to be taken (0: none). ``sign``: with the signature of this process.
 
         :raises FencedError: the guard's subject has another last sequence.
         :raises TooLargeError: the message is larger than the server takes.
@@ -180,20 +186,41 @@ class Bus:
             if guard[0] != subject:
                 extended[subjects.HEADER_EXPECTED_SUBJECT] = guard[0]
         data = message if isinstance(message, bytes) else encode(message)
+        if sign:
+            extended |= self.trust.sign(subject, data)
         return await durable.publish(self, durable.Publication(subject, data, extended, message_id, guard), timeout_s)
 
     async def request(
-        self, subject: str, message: Message, kind: type[R], *, timeout_s: float = 5.0, headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        message: Message,
+        kind: type[R],
+        *,
+        timeout_s: float = 5.0,
+        headers: dict[str, str] | None = None,
+        sign: bool = False,
+        signed_by: Collection[Role] = (),
     ) -> R:
         """Return the answer to ``message``.
 
+        ``sign``: the question bears this process's signature. ``signed_by``: the answer, a refusal too, must bear that of
+        one of these roles, made for this question.
+
         :raises TimedOutError: nobody listens, or no answer came within ``timeout_s`` seconds.
         :raises RefusedError: the answer is a refusal; where its code is that of another of our errors, that one is raised.
+        :raises SignatureError: the answer is not signed as it must be.
         :raises MalformedError: the answer is of another kind.
         :raises BusError: the connection is closed.
         """
+        data = encode(message)
+        extended = self.headers(headers)
+        if sign:
+            extended |= self.trust.sign(subject, data)
+        if signed_by:
+            # The real inbox has another name where the answer comes from, if that is another account.
+            extended[subjects.HEADER_REPLY_TO] = place = self.nc.new_inbox()
         try:
-            reply = await self.replies.ask(subject, encode(message), self.headers(headers), timeout_s)
+            reply = await self.replies.ask(subject, data, extended, timeout_s)
         except nats.errors.NoRespondersError as error:
             raise TimedOutError(f"nobody answers on {subject}") from error
         except TimeoutError as error:
@@ -202,6 +229,8 @@ class Bus:
             raise TooLargeError(f"the request for {subject} is too large") from error
         except nats.errors.Error as error:
             raise BusError(f"{subject} could not be asked: {error}") from error
+        if signed_by:
+            await self.trust.author(place, reply.data, reply.headers, unix_ms(), signed_by)
         try:
             answer: R | Refused = _answer_decoder(kind).decode(reply.data)
         except SchemaError as error:
@@ -215,15 +244,19 @@ class Bus:
         subject: str,
         queue: str,
         kind: type[M],
-        handler: Callable[[M], Awaitable[Message]],
+        handler: Callable[[M], Awaitable[Message]] | Authorised[M],
         *,
         concurrency: int = 64,
+        signed: bool = False,
+        authorise: Collection[Role] = (),
     ) -> Endpoint:
         """Answer requests of ``kind`` on ``subject`` in queue group ``queue``, until :meth:`close` or the endpoint's stop.
 
-        What the handler raises becomes a refusal; the text of unexpected errors stays in the log.
+        What the handler raises becomes a refusal; the text of unexpected errors stays in the log. ``signed``: answers bear
+        the signature of this process. ``authorise``: requests must be signed by one of these roles, a moment ago, and come
+        once; the handler is then called with the request and its author.
         """
-        endpoint = Endpoint(self, subject, kind, handler, concurrency)
+        endpoint = Endpoint(self, subject, kind, handler, concurrency, signed=signed, authorise=authorise)
         await endpoint.start(queue)
         self._endpoints.append(endpoint)
         return endpoint
@@ -259,6 +292,7 @@ class Bus:
     async def close(self) -> None:
         """Stop serving, let running handlers end, send what is buffered, and disconnect."""
         self._closing = True
+        await self.trust.stop()
         for endpoint in self._endpoints:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(endpoint.stop(), _CLOSE_S)

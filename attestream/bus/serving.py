@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from attestream.bus import tracing
-from attestream.errors import AttestreamError, MalformedError
-from schemas.base import Decoder, Message, SchemaError
+from attestream.clock import unix_ms
+from attestream.errors import AttestreamError, ExpiredError, MalformedError, SignatureError
+from attestream.trust.keyring import Author
+from schemas import subjects
+from schemas.base import Decoder, Message, SchemaError, encode
 from schemas.enrolment import Refused
+from schemas.roles import Role
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
 
 _LOG: Final = logging.getLogger(__name__)
 
-Handler = Callable[[Any], Awaitable[Message]]
+REQUEST_LIFE_MS: Final = 60_000
+"""Most milliseconds between the signature of a request and its coming: what is remembered so long can not come twice."""
+
+Handler = Callable[..., Awaitable[Message]]
+Question = TypeVar("Question", bound=Message, contravariant=True)
+
+
+class Authorised(Protocol[Question]):
+    """A handler that is told who asks."""
+
+    def __call__(self, request: Question, author: Author, /) -> Awaitable[Message]:
+        """Return the answer."""
+        ...
 
 
 def refusal(error: Exception) -> Refused:
@@ -36,11 +53,25 @@ def refusal(error: Exception) -> Refused:
 class Endpoint:
     """One subject that is served. Handlers run side by side, at most ``concurrency`` of them; more requests wait."""
 
-    def __init__(self, bus: Bus, subject: str, kind: Any, handler: Handler, concurrency: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        kind: Any,
+        handler: Handler,
+        concurrency: int,
+        *,
+        signed: bool = False,
+        authorise: Collection[Role] = (),
+    ) -> None:
         self._bus = bus
         self._subject = subject
         self._decoder: Decoder[Any] = Decoder(kind)
         self._handler = handler
+        self._signed = signed
+        self._authorise = authorise
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        """Signatures of requests, with the time at which each came."""
         self._free = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
@@ -81,7 +112,8 @@ class Endpoint:
         reply: Message
         with tracing.extracted(message.headers):
             try:
-                reply = await self._handler(self._decoder.decode(message.data))
+                authors = [await self._author(message)] if self._authorise else []
+                reply = await self._handler(self._decoder.decode(message.data), *authors)
             except Exception as error:  # noqa: BLE001 - the caller must get an answer whatever went wrong; it is logged here
                 reply = refusal(error)
                 if isinstance(error, AttestreamError | SchemaError):
@@ -89,4 +121,29 @@ class Endpoint:
                 else:
                     _LOG.exception("%s failed", self._subject)
         if message.reply:
-            await self._bus.publish(message.reply, reply)
+            await self._bus.publish(message.reply, reply, headers=self._signature(message, reply))
+
+    def _signature(self, message: Msg, reply: Message) -> dict[str, str] | None:
+        """Return the header that binds ``reply`` to the inbox that the question names, and to nothing that is no inbox."""
+        place = (message.headers or {}).get(subjects.HEADER_REPLY_TO, "")
+        return self._bus.trust.sign(place, encode(reply)) if self._signed and subjects.INBOX.match(place) else None
+
+    async def _author(self, message: Msg) -> Author:
+        """Return who asks.
+
+        :raises SignatureError: the request is not signed by a role that may ask, or comes late or again.
+        """
+        now = unix_ms()
+        trust = self._bus.trust
+        author = await trust.author(message.subject, message.data, message.headers, now, self._authorise)
+        if not trust.checked:
+            return author
+        if abs(now - author.signed_at) > REQUEST_LIFE_MS:
+            raise ExpiredError(f"the request was signed {(now - author.signed_at) / 1000:.0f} s ago", remedy="Ask again.")
+        while self._seen and now - next(iter(self._seen.values())) > 2 * REQUEST_LIFE_MS:
+            self._seen.popitem(last=False)
+        signature = (message.headers or {})[subjects.HEADER_SIGNATURE]
+        if signature in self._seen:
+            raise SignatureError("the request was answered before", remedy="Ask again.")
+        self._seen[signature] = now
+        return author

@@ -22,6 +22,7 @@ ERROR_MODULES: Final = ("attestream.errors", "attestream.bus.jetstream", "attest
 """Where errors with a code of their own are declared."""
 
 _TYPES: Final = {
+    bool: "true or false",
     str: "text",
     int: "integer",
     float: "number",
