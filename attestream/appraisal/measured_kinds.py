@@ -22,6 +22,11 @@ MEASURED_KINDS: Final = (
         "Sign the file, or add the key that signed it to `runtime.signatures` of the policy.",
     ),
     _failure(
+        "evm-signature",
+        "A file has no valid portable EVM signature by a key of the policy.",
+        "Sign the file with `evmctl sign --portable`, and have the kernel measure it with the template evm-sig.",
+    ),
+    _failure(
         "violation-refused",
         "A file was open for writing while it was measured, which the policy does not allow.",
         "Find out what writes to the file while it is in use.",

@@ -6,6 +6,7 @@
      "excludes": ["/tmp/.*"],
      "deny": {"paths": ["/usr/bin/nc"], "digests": ["sha256:<hex>"]},
      "signatures": {"keys": ["<PEM or base64 of DER>", ...], "rule": "either", "hashes": ["sha256", "sha512"]},
+     "evm": {"keys": [...], "rule": "either", "hashes": ["sha256"]},
      "keyrings": {".ima": ["sha256:<hex>"]},
      "ignored_keyrings": [".builtin_trusted_keys"],
      "buffers": {"kexec-cmdline": ["sha256:<hex>"], "selinux-state": ["*"]},
@@ -13,8 +14,9 @@
      "device_mapper": {...}}
 
 Only ``digests`` is needed. Expressions are RE2 and must match the whole path. ``deny`` goes before everything else. A key
-that the kernel puts on one of ``keyrings`` signs files from then on, if there are ``signatures``. ``device_mapper``: see
-:mod:`attestream.appraisal.device_policy`; without it, its events are judged as ``buffers``.
+that the kernel puts on one of ``keyrings`` signs files from then on, if there are ``signatures``. ``evm`` is the same for
+portable EVM signatures, which entries of the template ``evm-sig`` carry; with the rule ``both`` each file needs one.
+``device_mapper``: see :mod:`attestream.appraisal.device_policy`; without it, its events are judged as ``buffers``.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ _OPTIONAL: Final = {
     "excludes",
     "deny",
     "signatures",
+    "evm",
     "keyrings",
     "ignored_keyrings",
     "buffers",
@@ -86,7 +89,8 @@ def compile_runtime(value: Any) -> tuple[RuntimePolicy, int]:
         excludes=expressions(value.get("excludes", []), "runtime.excludes", MAX_EXCLUDES),
         deny_paths=expressions(deny.get("paths", []), "runtime.deny.paths", MAX_EXCLUDES),
         deny_digests=frozenset(digest(item, f"runtime.deny.digests[{number}]") for number, item in enumerate(denied)),
-        signatures=_signatures(value["signatures"]) if "signatures" in value else None,
+        signatures=_signatures(value["signatures"], "runtime.signatures") if "signatures" in value else None,
+        evm=_signatures(value["evm"], "runtime.evm") if "evm" in value else None,
         keyrings=keyrings,
         ignored_keyrings=_keyring_names(value.get("ignored_keyrings", [])),
         buffers=buffers,
@@ -155,8 +159,7 @@ def _keyring_names(value: Any) -> frozenset[bytes]:
     return frozenset(names)
 
 
-def _signatures(value: Any) -> SignatureRule:
-    place = "runtime.signatures"
+def _signatures(value: Any, place: str) -> SignatureRule:
     check_keys(value, place, {"keys"}, {"rule", "hashes"})
     listed = texts(value["keys"], f"{place}.keys", limit=MAX_KEYS, length=2 * MAX_KEY_BYTES)
     keys = KeyRing(_key(text, f"{place}.keys[{number}]") for number, text in enumerate(listed))

@@ -10,11 +10,13 @@ from typing import Any, Final, NamedTuple
 from attestream.appraisal.device_policy import DevicePolicy
 from attestream.errors import MalformedError, UnsupportedError
 from attestream.ima.digests import HASHLIB_NAMES, digest_text, split_digest
+from attestream.ima.evm import Trust, why_unproven
 from attestream.ima.keys import KeyRing, SigningKey, load_key, looks_like_key
 from attestream.ima.log import Entry
 from attestream.ima.memo import Generations
 from attestream.ima.modsig import verify_appended
 from attestream.ima.signatures import SignatureVerdict, parse_signature, verify_signature
+from attestream.ima.templates import more_fields
 
 BOOT_AGGREGATE: Final = b"boot_aggregate"
 """Name of the first entry of a log: the digest over the PCRs of the boot."""
@@ -22,6 +24,8 @@ ANY_KEYRING: Final = b"*"
 
 EITHER: Final = "either"
 BOTH: Final = "both"
+
+_TOO_MANY: Final = "too many entries before it were refused for its signature to be checked"
 
 Allowed = bytes | frozenset[bytes]
 """The allowed ``d-ng`` field, or several. A single one is not wrapped: it saves memory."""
@@ -70,6 +74,21 @@ class SignatureRule:
     """Algorithms of digests whose signatures count."""
 
 
+class _Signed(NamedTuple):
+    """What signatures say about an entry."""
+
+    rule: str
+    """The rule whose signature is there, or is lacking."""
+    lacking: str
+    """Code of the finding when a signature is needed and not there."""
+    vouched: bool
+    """Whether a signature does in place of a digest."""
+    learned: bool
+    """Whether that rests on learned keys."""
+    why: str
+    """Why signatures are not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimePolicy:
     """Which files, keys and buffers may be measured."""
@@ -82,6 +101,8 @@ class RuntimePolicy:
     """One RE2 expression for all paths that are never allowed, or None."""
     deny_digests: frozenset[bytes] = frozenset()
     signatures: SignatureRule | None = None
+    evm: SignatureRule | None = None
+    """Whose portable EVM signatures count."""
     keyrings: Mapping[bytes, Allowed] = field(default_factory=dict)
     """Keyring -> digests of the keys that it may get. Such keys then sign files."""
     ignored_keyrings: frozenset[bytes] = frozenset()
@@ -98,7 +119,7 @@ class RuntimePolicy:
     @property
     def by_digest_alone(self) -> bool:
         """Whether a listed digest is all that an entry needs."""
-        both = self.signatures is not None and self.signatures.rule == BOTH
+        both = any(rule is not None and rule.rule == BOTH for rule in (self.signatures, self.evm))
         return not (both or self.any_algorithm or self.deny_digests or self.deny_paths is not None)
 
     def decide(self, entry: Entry, proofs: Proofs) -> Decision:
@@ -114,25 +135,51 @@ class RuntimePolicy:
         aggregates = proofs.boot_aggregates if entry.path == BOOT_AGGREGATE else frozenset()
         derived = self._among(entry.digest, aggregates)
         listed = derived or (allowed is not None and self._among(entry.digest, allowed))
-        signatures, why = self.signatures, ""
-        if signatures is None or (listed and signatures.rule == EITHER):
-            if listed:
-                return Decision("boot log" if derived else "runtime.digests", lasting=not derived)
-        else:
-            signed, why, learned = self._signature(entry, signatures, proofs)
-            if signed and (listed or signatures.rule == EITHER):
-                return Decision("runtime.signatures", lasting=not (learned or derived))
+        signed = self._signed(entry, proofs, listed=listed)
+        if not signed.lacking and (listed or signed.vouched):
+            rule = signed.rule or ("boot log" if derived else "runtime.digests")
+            return Decision(rule, lasting=not (signed.learned or derived))
         # An exclude only ever allows, so asking it last gives the same answer and keeps it out of the hot path.
         if self.excludes is not None and self.excludes.fullmatch(entry.path) is not None:
             return Decision("runtime.excludes")
-        if listed:
-            return Decision("runtime.signatures", "runtime.signature-missing", f"It needs a valid signature: {why}.")
-        return _refused(entry, known=allowed is not None or bool(aggregates), why=why)
+        if signed.lacking and (listed or signed.vouched):
+            return Decision(signed.rule, signed.lacking, f"It needs a valid signature: {signed.why}.")
+        return _refused(entry, known=allowed is not None or bool(aggregates), why=signed.why)
+
+    def _signed(self, entry: Entry, proofs: Proofs, *, listed: bool) -> _Signed:
+        """Return what signatures say about the entry: those that are needed, and if it is not ``listed`` those that do."""
+        rule_name, lacking, vouched, learned, whys = "", "", False, False, []
+        for name, code, rule, check in (
+            ("runtime.signatures", "runtime.signature-missing", self.signatures, self._signature),
+            ("runtime.evm", "runtime.evm-signature", self.evm, self._evm_signature),
+        ):
+            # The kernel has no file for the boot aggregate, and so no attributes.
+            needless = name == "runtime.evm" and listed and entry.path == BOOT_AGGREGATE
+            if rule is None or needless or (rule.rule == EITHER and (listed or vouched)):
+                continue
+            good, why, by_learned = check(entry, rule, proofs)
+            if good:
+                learned = learned or by_learned
+                vouched = vouched or rule.rule == EITHER
+                rule_name = rule_name if lacking else name
+                continue
+            whys.append(why)
+            if rule.rule == BOTH and not lacking:
+                rule_name, lacking, whys = name, code, [why]
+        return _Signed(rule_name, lacking, vouched, learned, ", and ".join(whys))
+
+    def _evm_signature(self, entry: Entry, rule: SignatureRule, proofs: Proofs) -> tuple[bool, str, bool]:
+        if not proofs.signatures:
+            return False, _TOO_MANY, False
+        file_keys = (rule.keys,) if self.signatures is None else (rule.keys, self.signatures.keys)
+        fields = dict(zip(more_fields(entry.template), entry.more, strict=True))
+        why = why_unproven(fields, entry.digest, Trust(rule.keys, file_keys, rule.hashes), proofs.memo)
+        return not why, why, False
 
     def _signature(self, entry: Entry, rule: SignatureRule, proofs: Proofs) -> tuple[bool, str, bool]:
         """Return whether the entry's signature is valid, why not, and whether that rests on learned keys."""
         if not proofs.signatures:
-            return False, "too many entries before it were refused for its signature to be checked", False
+            return False, _TOO_MANY, False
         if entry.template == b"ima-modsig" and not entry.signature and len(entry.more) == 2 and entry.more[1]:
             for learned, keys in ((False, rule.keys), (True, proofs.keys)):
                 if verify_appended(entry.more[1], entry.more[0], keys, rule.hashes):

@@ -30,6 +30,7 @@ LEGACY: Final = b"ima"
 _MAX_FORMAT_FIELDS: Final = 16
 _DIGEST_READERS: Final = {"d-ng": check_digest, "d-ngv2": check_typed_digest, "d": legacy_digest}
 _NAMES: Final = frozenset({"n-ng", "n"})
+_READ: Final = frozenset({*_DIGEST_READERS, *_NAMES, "sig", "buf"})
 _EVM: Final = ("evmsig", "xattrnames", "xattrlengths", "xattrvalues", "iuid", "igid", "imode")
 
 _length_at: Final = Struct("<I").unpack_from
@@ -87,6 +88,14 @@ def template_named(name: bytes) -> Template:
     if "buf" in fields and len(fields) != 3:
         raise UnsupportedError(f"the template {name[:32]!r} is not that of a measured buffer")
     return _template(*fields)
+
+
+def more_fields(name: bytes) -> tuple[str, ...]:
+    """Return what the other fields of the template called ``name`` are, the last part of a measurement.
+
+    :raises UnsupportedError: when it is not known.
+    """
+    return tuple(field for field in template_named(name).fields if field not in _READ)
 
 
 def _path(name: bytes) -> bytes:

@@ -74,6 +74,7 @@ EVENTS: Final = {
     "runtime.violation-refused": "ima.validation.tomtou",
     "runtime.denied": "ima.validation.ima-ng.runtime_policy_hash",
     "runtime.signature-missing": "ima.validator.ima-sig.invalid_signature",
+    "runtime.evm-signature": "ima.validator.ima-sig.invalid_signature",
     "runtime.padded": "ima.pcr_mismatch",
     "runtime.keyring-unknown": "ima.validation.ima-ng.not_in_allowlist",
     "runtime.key-unknown": "ima.validation.ima-ng.runtime_policy_hash",

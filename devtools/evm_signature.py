@@ -1,0 +1,57 @@
+"""Signs files as ``evmctl sign --portable`` does, and makes the fields of an ``evm-sig`` entry about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from struct import pack
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+
+from attestream.ima.digests import ALGORITHM_NAMES
+from attestream.ima.keys import SigningKey
+
+_SCHEMES = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha512": hashes.SHA512()}
+
+
+def ima_digest(digest: bytes, hash_name: str = "sha256") -> bytes:
+    """Return a ``security.ima`` value that is a digest (``IMA_XATTR_DIGEST_NG``)."""
+    return bytes((4, ALGORITHM_NAMES.index(hash_name))) + digest
+
+
+def sign(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, digest: bytes, *, kind: int, hash_name: str = "sha256"
+) -> bytes:
+    """Return a signature of version 2 over ``digest``: ``kind`` 3 is of ``security.ima``, 5 a portable one of EVM."""
+    scheme = utils.Prehashed(_SCHEMES[hash_name])
+    if isinstance(key, rsa.RSAPrivateKey):
+        value = key.sign(digest, padding.PKCS1v15(), scheme)
+    else:
+        value = key.sign(digest, ec.ECDSA(scheme))
+    head = bytes((kind, 2, ALGORITHM_NAMES.index(hash_name))) + SigningKey(key.public_key()).keyid.to_bytes(4, "big")
+    return head + len(value).to_bytes(2, "big") + value
+
+
+def evm_fields(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+    attributes: Mapping[str, bytes],
+    *,
+    owner: int = 0,
+    group: int = 0,
+    mode: int = 0o100755,
+    hash_name: str = "sha256",
+) -> dict[str, bytes]:
+    """Return the fields of an ``evm-sig`` entry, by name, of a file that ``key`` signed with these attributes."""
+    values = b"".join(attributes.values())
+    # Inode number and generation are zeros in a portable signature; two bytes of padding end the structure.
+    signed = hashlib.new(hash_name, values + pack("<QI", 0, 0) + pack("<IIHH", owner, group, mode, 0)).digest()
+    return {
+        "evmsig": sign(key, signed, kind=5, hash_name=hash_name),
+        "xattrnames": "|".join(attributes).encode("utf-8") + b"\x00",
+        "xattrlengths": b"".join(pack("<I", len(value)) for value in attributes.values()),
+        "xattrvalues": values,
+        "iuid": pack("<I", owner),
+        "igid": pack("<I", group),
+        "imode": pack("<H", mode),
+    }

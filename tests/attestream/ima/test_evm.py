@@ -1,0 +1,141 @@
+"""Portable EVM signatures: what they cover, and what they do not prove."""
+
+import hashlib
+import struct
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestream.errors import MalformedError
+from attestream.ima.digests import digest_field
+from attestream.ima.evm import FIELDS, Trust, read_protected, why_unproven
+from attestream.ima.keys import KeyRing, SigningKey
+from devtools.evm_signature import evm_fields, ima_digest, sign
+
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+CONTENT = hashlib.sha256(b"a program").digest()
+DIGEST = digest_field("sha256", CONTENT)
+LABEL = b"system_u:object_r:bin_t:s0\x00"
+ATTRIBUTES = {"security.selinux": LABEL, "security.ima": ima_digest(CONTENT), "security.capability": bytes(20)}
+
+
+def ring(*keys):
+    return KeyRing(SigningKey(key.public_key()) for key in keys)
+
+
+def trust(*keys, hashes=("sha256", "sha512"), file_keys=()):
+    return Trust(ring(*keys), (ring(*file_keys),), hashes)
+
+
+def why(fields, *, digest=DIGEST, by=None):
+    return why_unproven(fields, digest, by or trust(RSA, EC))
+
+
+@pytest.mark.parametrize("key", [RSA, EC], ids=["rsa", "ec"])
+@pytest.mark.parametrize("hash_name", ["sha256", "sha512"])
+def test_a_signature_over_attributes_and_inode_proves_the_file(key, hash_name):
+    fields = evm_fields(key, ATTRIBUTES, owner=1000, group=100, mode=0o100640, hash_name=hash_name)
+    assert why(fields) == ""
+    assert "no key has the id" in why(fields, by=trust(EC if key is RSA else RSA))
+
+
+def test_the_digest_is_that_of_the_kernel():
+    """Worked out by hand from ``struct h_misc`` of a 64-bit kernel: 24 bytes, of which 12 are zeros and 2 padding."""
+    fields = evm_fields(RSA, {"security.ima": b"\x04\x04" + CONTENT}, owner=0x01020304, group=5, mode=0o100755)
+    misc = bytes(12) + bytes.fromhex("0403020105000000ed810000")
+    assert read_protected(fields).digest("sha256") == digest_field(
+        "sha256", hashlib.sha256(b"\x04\x04" + CONTENT + misc).digest()
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iuid": struct.pack("<I", 1)},
+        {"igid": struct.pack("<I", 1)},
+        {"imode": struct.pack("<H", 0o104755)},
+        {"xattrvalues": LABEL.replace(b"bin_t", b"any_t") + ima_digest(CONTENT) + bytes(20)},
+    ],
+    ids=["owner", "group", "set-uid", "label"],
+)
+def test_what_was_changed_since_is_not_proven(change):
+    assert "is not valid for its attributes" in why(evm_fields(RSA, ATTRIBUTES) | change)
+
+
+def test_a_valid_signature_of_other_content_proves_nothing():
+    other = digest_field("sha256", hashlib.sha256(b"another program").digest())
+    assert "has another digest than the file" in why(evm_fields(RSA, ATTRIBUTES), digest=other)
+    assert "has another digest" in why(evm_fields(RSA, ATTRIBUTES), digest=digest_field("sha512", bytes(64)))
+
+
+def test_without_security_ima_the_content_is_not_covered():
+    """The kernel refuses such signatures, too (``evm_calc_hmac_or_hash``: "must include an IMA hash")."""
+    assert "does not cover security.ima" in why(evm_fields(RSA, {"security.selinux": LABEL}))
+    assert "does not cover security.ima" in why(evm_fields(RSA, {"security.ima": b"", "security.selinux": LABEL}))
+
+
+def test_security_ima_may_itself_be_a_signature():
+    signed = evm_fields(RSA, {"security.ima": sign(EC, CONTENT, kind=3)})
+    assert why(signed, by=trust(RSA, file_keys=[EC])) == ""
+    assert "is not valid for the file's content" in why(signed, by=trust(RSA))
+    stolen = evm_fields(RSA, {"security.ima": sign(EC, hashlib.sha256(b"another").digest(), kind=3)})
+    assert "is not valid for the file's content" in why(stolen, by=trust(RSA, file_keys=[EC]))
+    portable = evm_fields(RSA, {"security.ima": sign(EC, CONTENT, kind=5)})
+    assert "of a kind that does not count" in why(portable, by=trust(RSA, file_keys=[EC]))
+
+
+def test_a_weak_hash_does_not_count():
+    weak = hashlib.sha1(b"a program").digest()
+    assert "is over sha1" in why(evm_fields(RSA, ATTRIBUTES, hash_name="sha1"))
+    inside = evm_fields(RSA, {"security.ima": b"\x01" + weak})
+    assert "of a kind that does not count" in why(inside, digest=digest_field("sha1", weak))
+    assert why(inside, digest=digest_field("sha1", weak), by=trust(RSA, hashes=("sha1", "sha256"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("signature", "reason"),
+    [
+        (sign(RSA, CONTENT, kind=3), "is of type 3"),
+        (b"\x02" + bytes(20), "type 2 is not that of a file signature"),
+        (b"\x05\x03" + sign(RSA, CONTENT, kind=5)[2:], "version 3"),
+        (b"\x05\x02\x04", "ends within its header"),
+    ],
+    ids=["of a file", "hmac", "version 3", "cut"],
+)
+def test_what_is_no_portable_signature_does_not_count(signature, reason):
+    assert reason in why(evm_fields(RSA, ATTRIBUTES) | {"evmsig": signature})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_that_the_log_does_not_carry_is_named(name):
+    fields = evm_fields(RSA, ATTRIBUTES)
+    assert f"the log carries no {name}" in why(fields | {name: b""})
+    assert f"the log carries no {name}" in why({key: value for key, value in fields.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"xattrnames": b"security.ima"},
+        {"xattrnames": b"security.ima\x00security.capability\x00"},
+        {"xattrnames": b"security.ima|security.ima|security.ima\x00"},
+        {"xattrnames": b"security.ima\x00"},
+        {"xattrlengths": b"\x01"},
+        {"xattrlengths": struct.pack("<III", 1, 2, 3)},
+        {"iuid": b"\x00"},
+        {"imode": bytes(4)},
+        {"xattrnames": b"|".join(str(number).encode() for number in range(65)) + b"\x00", "xattrlengths": bytes(4 * 65)},
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(change):
+    with pytest.raises(MalformedError):
+        read_protected(evm_fields(RSA, ATTRIBUTES) | change)
+    assert "can not be checked" in why(evm_fields(RSA, ATTRIBUTES) | change)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(FIELDS, st.binary(max_size=40))))
+def test_arbitrary_fields_prove_nothing(fields):
+    assert why(fields)
