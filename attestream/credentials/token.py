@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ from attestream.errors import ExpiredError, MalformedError, SignatureError
 
 MAX_TOKEN_BYTES: Final = 8 << 20
 """Longest token that is read: an account with as many revocations as the bus takes."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9_%-]{1,240}\Z", re.ASCII)
+"""What can be a user's name: one subject token (``schemas.subjects.token`` of an agent's id)."""
 
 _HEADER: Final = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 _UNLIMITED: Final = -1
@@ -130,7 +134,12 @@ def user_token(
     """Return the token of a user whose permissions are those of the scoped signing key ``issuer``.
 
     ``tags`` tell the holder what it has in hand (:func:`role_tag`); they grant nothing.
+
+    :raises MalformedError: ``name`` is not one plain subject token. The server puts it into the permissions as it is, so
+        that somebody called ``*`` would be everybody.
     """
+    if not NAME.match(name):
+        raise MalformedError(f"{name[:80]!r} can not be a name on the bus: 1-240 characters of A-Z a-z 0-9 _ - %")
     nats: dict[str, Any] = {"type": "user", "version": 2, "issuer_account": account}
     if tags:
         nats["tags"] = list(tags)
