@@ -34,6 +34,7 @@ MAX_FILE_BYTES: Final = 1_048_576
 """Largest configuration file that is read, in bytes."""
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Mebibytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
 
 
@@ -243,6 +244,48 @@ class AgentConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True
     """Milliseconds between two looks at the IMA log; default 50."""
 
 
+class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[limits]``: what streams may hold, how much one agent may ask for, and when an alarm is raised (docs/limits.md)."""
+
+    evidence_mib: Mebibytes = 2_048
+    """MiB of evidence that wait for verifiers; default 2048."""
+    commands_mib: Mebibytes = 128
+    """MiB of commands that wait for verifiers; default 128."""
+    events_mib: Mebibytes = 4_096
+    """MiB of the record; default 4096."""
+    revocations_mib: Mebibytes = 512
+    """MiB of revocations; default 512."""
+    dead_mib: Mebibytes = 256
+    """MiB of messages that could not be processed; the oldest make room; default 256."""
+    enrolments_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 200.0
+    """Enrolment requests per second that a registrar takes from everybody, on average; default 200."""
+    enrolments_per_agent_min: Annotated[float, Meta(gt=0, le=100_000)] = 12.0
+    """Enrolment requests per minute that a registrar takes for one agent id, on average; default 12."""
+    enrolments_waiting: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    """Requests that wait in a registrar for their turn; more are refused at once; default 1000."""
+    evidence_per_agent_s: Annotated[float, Meta(gt=0, le=100_000)] = 30.0
+    """Messages per second that a verifier takes from one agent's evidence, on average; default 30."""
+    warnings_per_agent_h: Annotated[int, Meta(ge=1, le=100_000)] = 60
+    """Warnings about one agent in an hour that are put on the record one by one; default 60."""
+    alarm_ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.8
+    """Share of a stream, of the account's storage or of the disk at which a first alarm is raised; default 0.8."""
+    critical_ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    """Share at which a second one is raised; default 0.95."""
+    watch_s: Seconds = 15.0
+    """Seconds between two looks at streams, account and disk; default 15."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each stream that has a limit, by the stream's name."""
+        mebibytes = {
+            "EVIDENCE": self.evidence_mib,
+            "COMMANDS": self.commands_mib,
+            "EVENTS": self.events_mib,
+            "REVOCATIONS": self.revocations_mib,
+            "DEAD": self.dead_mib,
+        }
+        return {name: count << 20 for name, count in mebibytes.items()}
+
+
 class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -253,6 +296,7 @@ class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     verifier: VerifierConfig = VerifierConfig()
     notifier: NotifierConfig = NotifierConfig()
     agent: AgentConfig = AgentConfig()
+    limits: LimitsConfig = LimitsConfig()
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Config:

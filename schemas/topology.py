@@ -27,7 +27,7 @@ class Stream(Part, kw_only=True, frozen=True):
     republish: Transform | None = None
     max_age_s: int = 0
     max_bytes: int = 0
-    """Default size; `[limits]` of the configuration may set another."""
+    """Default size; ``[limits]`` of the configuration may set another."""
     max_message_bytes: int = 0
     refuses_when_full: bool = True
     """What a full stream does: refuse what is new, or forget what is oldest."""
@@ -55,7 +55,8 @@ _DAY: Final = 86_400
 _MIB: Final = 1 << 20
 
 EVIDENCE_PER_AGENT: Final = MAX_PARTS + 128
-"""Messages of one agent that wait in EVIDENCE: the largest evidence and notices beside it. Who sends more is refused, alone."""
+"""Messages of one agent that may wait in EVIDENCE: the largest evidence and notices beside it. Who sends more is
+refused, and nobody else."""
 EVIDENCE_MESSAGE_BYTES: Final = PART_BYTES + 65_536
 """Largest message in EVIDENCE: a part, or the claims of evidence without parts."""
 

@@ -18,6 +18,9 @@ STREAM_EXISTS: Final = 10058
 MESSAGE_NOT_FOUND: Final = 10037
 CONSUMER_NOT_FOUND: Final = 10014
 
+NO_ROOM: Final = frozenset({10047, 10028, 10002, 10122})
+"""The server, or the account, has too little storage or memory for a stream of this size."""
+
 _ATTEMPT_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 _UNAVAILABLE: Final = 500
@@ -58,7 +61,7 @@ async def call(bus: Bus, subject: str, body: dict[str, Any] | None = None, *, ti
             error = answer.get("error")
             if not error:
                 return answer
-            if error.get("code", 0) < _UNAVAILABLE:
+            if error.get("code", 0) < _UNAVAILABLE or error.get("err_code") in NO_ROOM:
                 raise ApiError(subject, error.get("err_code", 0), error.get("description", ""))
             reason = str(error.get("description", ""))
         except (nats.errors.Error, TimeoutError, OSError, ValueError) as failure:

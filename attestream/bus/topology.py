@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from attestream.bus import jetstream, keyvalue
@@ -16,28 +17,44 @@ if TYPE_CHECKING:
 _BUCKET_DUPLICATES_S: Final = 30
 
 
-async def ensure_topology(bus: Bus, *, replicas: int = 1) -> None:
+async def ensure_topology(bus: Bus, *, replicas: int = 1, sizes: Mapping[str, int] | None = None) -> None:
     """Create what is missing, and change what differs from its declaration. Any number of services may do so at once.
 
-    ``replicas`` is for what is created; more than a stream has raises its number, fewer leaves it as it is.
+    ``replicas`` is for what is created; more than a stream has raises its number, fewer leaves it as it is. ``sizes`` are
+    bytes by stream, from ``[limits]``; without them streams that exist keep their sizes.
 
-    :raises ConfigError: the cluster was initialised with another number of partitions.
+    :raises ConfigError: the cluster was initialised with another number of partitions, or the server has no room for streams
+        of these sizes.
     :raises BusError: the server refuses, or does not answer.
     """
-    configs = [stream_config(stream) for stream in topology.STREAMS]
+    chosen = sizes or {}
+    configs = [stream_config(stream, chosen.get(stream.name, 0)) for stream in topology.STREAMS]
     configs += [bucket_config(bucket) for bucket in topology.BUCKETS]
     configs += [object_config(name) for name in topology.OBJECT_BUCKETS]
-    await asyncio.gather(*(_ensure(bus, config, replicas) for config in configs))
+    try:
+        await asyncio.gather(*(_ensure(bus, config, replicas, resize=sizes is not None) for config in configs))
+    except ApiError as error:
+        if error.err_code not in jetstream.NO_ROOM:
+            raise
+        total = sum(config.get("max_bytes", 0) for config in configs)
+        raise ConfigError(
+            f"the bus has no room for its streams, which may hold {total >> 20} MiB together: {error.message}",
+            remedy="Make the streams smaller in `[limits]`, or raise the storage limit of the account or of nats-server.",
+        ) from error
     await _ensure_partitions(bus)
 
 
-def stream_config(stream: topology.Stream) -> dict[str, Any]:
-    """Return a stream's configuration as the JetStream API writes it."""
+def stream_config(stream: topology.Stream, max_bytes: int = 0) -> dict[str, Any]:
+    """Return a stream's configuration as the JetStream API writes it; ``max_bytes`` 0 is its declared size."""
     config = _base(stream.name, stream.doc, stream.subjects)
     config["retention"] = "workqueue" if stream.work_queue else "limits"
     config["max_age"] = nanoseconds(stream.max_age_s)
-    config["max_bytes"] = stream.max_bytes or -1
-    config["max_msgs_per_subject"] = 1 if stream.last_per_subject else -1
+    config["max_bytes"] = max_bytes or stream.max_bytes or -1
+    config["max_msg_size"] = stream.max_message_bytes or -1
+    config["max_msgs_per_subject"] = 1 if stream.last_per_subject else stream.max_per_subject or -1
+    config["discard"] = "new" if stream.refuses_when_full else "old"
+    if stream.refuses_when_full and stream.max_per_subject:
+        config["discard_new_per_subject"] = True
     config["duplicate_window"] = nanoseconds(stream.duplicate_window_s)
     config["deny_delete"] = stream.deny_delete
     if stream.transform is not None:
@@ -83,7 +100,7 @@ def _lifetimes(*, message_ttl: bool, marker_ttl_s: int) -> dict[str, Any]:
     return config
 
 
-async def _ensure(bus: Bus, config: dict[str, Any], replicas: int) -> None:
+async def _ensure(bus: Bus, config: dict[str, Any], replicas: int, *, resize: bool) -> None:
     name = config["name"]
     try:
         answer = await jetstream.call(bus, f"STREAM.INFO.{name}")
@@ -100,6 +117,8 @@ async def _ensure(bus: Bus, config: dict[str, Any], replicas: int) -> None:
         else:
             return
     existing: dict[str, Any] = answer["config"]
+    if not resize and "max_bytes" in config:
+        config = config | {"max_bytes": existing["max_bytes"]}
     wanted = existing | config | {"num_replicas": max(replicas, existing.get("num_replicas", 1))}
     if wanted != existing:
         await jetstream.call(bus, f"STREAM.UPDATE.{name}", wanted)

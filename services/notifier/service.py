@@ -32,7 +32,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     signer = Signer.load(config.notifier.signing_key_file)
     bus = await connect(config.bus.settings("notifier"))
     try:
-        await ensure_topology(bus)
+        await ensure_topology(bus, sizes=config.limits.sizes())
         async with notifying(bus, config.notifier, signer):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
             await until_stopped(bus, stopped)

@@ -46,7 +46,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     """
     bus = await connect(config.bus.settings("registrar"))
     try:
-        await ensure_topology(bus)
+        await ensure_topology(bus, sizes=config.limits.sizes())
         async with serving(bus, config.registrar):
             _log.info("ready; EK policy: %s", config.registrar.accept_ek)
             await until_stopped(bus, stopped)

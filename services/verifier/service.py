@@ -66,7 +66,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
         await migrate(engine, "services.verifier.migrations")
         bus = await connect(config.bus.settings("verifier"))
         try:
-            await ensure_topology(bus)
+            await ensure_topology(bus, sizes=config.limits.sizes())
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms)
             await Queries(bus, store, worker).serve()

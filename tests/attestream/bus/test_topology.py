@@ -39,7 +39,7 @@ async def test_stream_is_brought_into_line_and_keeps_its_messages(bus):
     await jetstream.call(
         bus, "STREAM.UPDATE.EVENTS", info["config"] | {"max_age": 3_600_000_000_000, "max_bytes": 1_000_000}
     )
-    await ensure_topology(bus)
+    await ensure_topology(bus, sizes={})
     after = await jetstream.call(bus, "STREAM.INFO.EVENTS")
     assert after["config"] == info["config"]
     assert after["state"]["messages"] == 1
