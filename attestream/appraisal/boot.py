@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from attestream.appraisal.collector import Collector
@@ -209,11 +210,18 @@ def _is_good(dictionary: Mapping[str, Any], rules: BootRules, findings: Collecto
         refused.append(judgement)
     reasons = dict.fromkeys((judgement.event_reason or judgement.reason).strip() for judgement in refused)
     told = printable("; or ".join(reasons), MAX_REASON)
-    findings.add("boot.policy", _event(refused[0].event), f"The boot policy {rules.name} refuses the log: {told}.")
+    findings.add(
+        "boot.policy",
+        _culprit(max(refused, key=attrgetter("came_to"))),
+        f"The boot policy {rules.name} refuses the log: {told}.",
+    )
     return False
 
 
-def _event(event: Any) -> str:
+def _culprit(judgement: Judgement) -> str:
+    """Return the event that is to blame, what of it, or what there is no event of."""
+    event = judgement.event
     if not isinstance(event, dict):
-        return ""
-    return printable(f"event {event.get('EventNum')} (PCR {event.get('PCRIndex')}, {event.get('EventType')})")
+        return printable(judgement.field)
+    place = f"event {event.get('EventNum')} (PCR {event.get('PCRIndex')}, {event.get('EventType')})"
+    return printable(f"{place}: {judgement.field}" if judgement.field else place)

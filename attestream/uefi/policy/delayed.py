@@ -69,5 +69,7 @@ class DelayedField(Test):
 
     def why_not(self, evaluation: Evaluation, subject: Any) -> str:
         """Return nothing."""
-        evaluation.gathered(self.delayer)[self.field_name].append(subject)
+        values = evaluation.gathered(self.delayer)[self.field_name]
+        values.append(subject)
+        values.events.append(evaluation.member)
         return ""

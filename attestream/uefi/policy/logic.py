@@ -18,16 +18,41 @@ class Blame(NamedTuple):
     reason: str
 
 
+class Gathered(list[Any]):
+    """The values of a delayed field, in the order of the log, with the event that each comes from."""
+
+    __slots__ = ("events", "name")
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.events: list[Any] = []
+
+
+class FieldBlame(NamedTuple):
+    """A delayed field that did not pass: its name, and the event to blame, None where one is missing."""
+
+    field: str
+    event: Any
+
+
 class Evaluation:
     """The memory of one evaluation of one log. Tests are without state, so one may serve any number of evaluations."""
 
-    __slots__ = ("_gathered", "_ran", "blamed")
+    __slots__ = ("_gathered", "_passed", "_ran", "blamed", "blamed_field", "came_to", "member")
 
     def __init__(self) -> None:
         self._ran: set[Test] = set()
-        self._gathered: dict[object, dict[str, list[Any]]] = {}
+        self._gathered: dict[object, dict[str, Gathered]] = {}
+        self._passed = 0
+        self.came_to = -1
+        """How many delayed fields passed in the alternative that came furthest; -1 when none was asked."""
+        self.member: Any = None
+        """The list member that is looked at, of a list whose members are shown in reasons."""
         self.blamed: Blame | None = None
         """The last list member that was shown in a reason (see ``show_elt`` of IterateTest)."""
+        self.blamed_field: FieldBlame | None = None
+        """The delayed field to blame, of the alternative that came furthest."""
 
     def first_run(self, test: Test) -> bool:
         """Return whether ``test`` asks for the first time in this evaluation."""
@@ -38,9 +63,20 @@ class Evaluation:
 
     def start_gathering(self, owner: object, names: Iterable[str]) -> None:
         """Begin an empty list for each of ``names``; what ``owner`` gathered before is dropped."""
-        self._gathered[owner] = {name: [] for name in names}
+        self._gathered[owner] = {name: Gathered(name) for name in names}
 
-    def gathered(self, owner: object) -> Mapping[str, list[Any]]:
+    def pass_field(self) -> None:
+        """Note that a delayed field passed."""
+        self._passed += 1
+
+    def blame_field(self, values: Gathered, place: int) -> None:
+        """Note that a delayed field does not pass for its value at ``place``, or for the lack of one there."""
+        if self._passed > self.came_to:
+            event = values.events[place] if place < len(values.events) else None
+            self.blamed_field, self.came_to = FieldBlame(values.name, event), self._passed
+        self._passed = 0  # what follows is another alternative
+
+    def gathered(self, owner: object) -> Mapping[str, Gathered]:
         """Return the lists of ``owner``.
 
         :raises PolicyError: when it has not begun to gather.

@@ -101,7 +101,11 @@ class Judgement(NamedTuple):
     event: Any = None
     """The event that the reason is about, when it is about one: a member of ``events``."""
     event_reason: str = ""
-    """The reason without the event, when there is one."""
+    """The reason without the event, when it begins with it."""
+    field: str = ""
+    """The delayed field that the reason is about, when it is about one (:mod:`attestream.uefi.policy.delayed`)."""
+    came_to: int = -1
+    """How far the log came: of several judgements, the one with most has the reason that tells most."""
 
 
 def judge(test: Test, log: Mapping[str, Any]) -> Judgement:
@@ -113,10 +117,12 @@ def judge(test: Test, log: Mapping[str, Any]) -> Judgement:
         return Judgement(failed(error.message))
     except Exception as error:  # noqa: BLE001  # a policy of an operator's own may raise anything: then the log is not good
         return Judgement(failed(f"{type(error).__name__}: {error}"))
-    blamed = evaluation.blamed
-    if not reason or blamed is None or not reason.endswith(blamed.reason):
-        return Judgement(reason)
-    return Judgement(reason, blamed.member, blamed.reason)
+    if not reason:
+        return Judgement("")
+    blamed, field = evaluation.blamed, evaluation.blamed_field
+    if blamed is not None and reason.endswith(blamed.reason):
+        return Judgement(reason, blamed.member, blamed.reason)
+    return Judgement(reason) if field is None else Judgement(reason, field.event, "", field.field, evaluation.came_to)
 
 
 def failed(why: str) -> str:

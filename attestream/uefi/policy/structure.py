@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attestream.errors import PolicyError
-from attestream.uefi.policy.logic import And, Blame, Evaluation, Test, all_tests
+from attestream.uefi.policy.logic import And, Blame, Evaluation, Gathered, Test, all_tests
 
 NO_DICT = "is not a dict"
 NO_LIST = "is not a list"
@@ -100,6 +100,8 @@ class IterateTest(Test):
             return NO_LIST
         why_not = self.elt_test.why_not
         for index, member in enumerate(subject):
+            if self.show_elt:
+                evaluation.member = member
             reason = why_not(evaluation, member)
             if not reason:
                 continue
@@ -126,14 +128,24 @@ class TupleTest(Test):
         """Return what is wrong with the length, or the reason about the first member that does not pass."""
         if not isinstance(subject, list):
             return NO_LIST
+        reason, place = self._first_reason(evaluation, subject)
+        if isinstance(subject, Gathered):
+            if reason:
+                evaluation.blame_field(subject, place)
+            else:
+                evaluation.pass_field()
+        return reason
+
+    def _first_reason(self, evaluation: Evaluation, subject: list[Any]) -> tuple[str, int]:
+        """Return why the list does not pass, and the place of the member that is to blame."""
         wanted = len(self.member_tests)
         # The space in front stands in the field's texts too.
         if len(subject) > wanted:
-            return f" is longer ({len(subject)}) than the applicable tests ({wanted})"
+            return f" is longer ({len(subject)}) than the applicable tests ({wanted})", wanted
         if len(subject) < wanted and not self.pad:
-            return f" is shorter ({len(subject)}) than the applicable tests ({wanted})"
+            return f" is shorter ({len(subject)}) than the applicable tests ({wanted})", len(subject)
         padded = subject + [None] * (wanted - len(subject))
         for index, (test, member) in enumerate(zip(self.member_tests, padded, strict=True)):
             if reason := test.why_not(evaluation, member):
-                return f"[{index}] {reason}"
-        return ""
+                return f"[{index}] {reason}", index
+        return "", 0

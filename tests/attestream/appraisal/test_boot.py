@@ -73,6 +73,35 @@ def test_another_boot_is_refused_with_the_reason_for_each_reference_state():
     assert found.message == "The boot policy example refuses the log: Event VariableData Enabled is not 'Yes'."
 
 
+@pytest.mark.parametrize(
+    ("log", "culprit"),
+    [
+        (grub_boot(command_line="(hd0,gpt2)/vmlinuz root=/dev/vda2 ro init=/bin/sh"), "(PCR 8, EV_IPL): kernel_cmdlines"),
+        (grub_boot(kernel=b"the next kernel", command_line="(hd0,gpt2)/vmlinuz rw"), "(PCR 8, EV_IPL): kernel_cmdlines"),
+        (grub_boot(initrd=b"other"), "(PCR 9, EV_IPL): ipl9s"),
+        (grub_boot(kernel=b"other"), "(PCR 4, EV_EFI_BOOT_SERVICES_APPLICATION): bsas"),
+    ],
+    ids=["command line", "command line of the next boot", "initrd", "kernel"],
+)
+def test_what_is_judged_at_the_end_names_the_event_that_is_to_blame(log, culprit):
+    [found] = judged(log)
+    assert found.code == "boot.policy"
+    assert found.culprit.startswith("event ")
+    assert found.culprit.endswith(culprit)
+    number = int(found.culprit.split()[1])
+    event = next(event for event in to_dictionary(bytes(log))["events"] if event["EventNum"] == number)
+    if "kernel_cmdlines" in culprit:
+        assert event["Event"]["String"].startswith("kernel_cmdline: ")
+        assert "kernel_cmdlines" in found.message
+
+
+def test_what_is_missing_at_the_end_is_named():
+    [found] = judged(grub_boot(kernel_loads=0))
+    assert (found.code, found.culprit) == ("boot.policy", "bsas")
+    [found] = judged(grub_boot(kernel_loads=3))
+    assert found.culprit.endswith("EV_EFI_BOOT_SERVICES_APPLICATION): bsas")
+
+
 def test_a_log_that_does_not_replay_is_not_read():
     found = judged(grub_boot(kernel=b"other", initrd=b"other"), shown=bytes(GOOD))
     assert codes(found) == [("boot.pcr-mismatch", "PCR 4"), ("boot.pcr-mismatch", "PCR 9")]
