@@ -50,6 +50,8 @@ class Worker:
         self._started_at = clock()
         self._opening: dict[int, Partition] = {}
         self._closing: dict[int, asyncio.Task[None]] = {}
+        self._refused = False
+        """Whether the last partition that was to be opened could not be: the next are not told of then."""
         self._owned: set[int] = set()
         """Partitions that this worker had when the bus was there last."""
         self._returned = asyncio.Event()
@@ -219,12 +221,15 @@ class Worker:
         try:
             await partition.open()
         except AttestreamError as error:
-            log.error("partition %d can not be opened: %s", index, error.message)
+            if not self._refused:
+                log.error("partition %d can not be opened, this is tried again: %s", index, error.message)
+            self._refused = True
             await self._close(partition)
             return
         finally:
             del self._opening[index]
         self._partitions[index] = partition
+        self._refused = False
 
     async def _give_up(self, index: int) -> None:
         partition = self._partitions.pop(index, None)
