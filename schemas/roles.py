@@ -148,6 +148,8 @@ _QUERIES: Final = (
     subjects.QUERY_VERIFIER_AGENTS,
 )
 _OBJECTS: Final = (f"$O.{topology.POLICIES}.C.*", f"$O.{topology.POLICIES}.M.*")
+_ROSTER: Final = f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.KEY_ROSTER)}"
+"""Reading the roster, and no other key: what everybody needs who checks signatures."""
 _LIVE: Final = (subjects.RESULTS, subjects.EVENTS, subjects.REVOKED)
 """What tells a reader that there is something new to read."""
 
@@ -173,6 +175,7 @@ GRANTS: Final = (
             *_read(_EVENTS, _RESULTS, _CLUSTER),
             *_read_last(_CLUSTER),
             *_check(*_STREAMS),
+            _ROSTER,
             _ANSWERS,
             *_inboxes(Role.VERIFIER),
         ],
@@ -198,6 +201,7 @@ GRANTS: Final = (
             *_check(*_STREAMS),
             *_consume(_EVIDENCE, "*", subjects.EVIDENCE_STORED, delete=True),
             *_consume(_COMMANDS, "*", subjects.COMMAND_STORED, delete=True),
+            _ROSTER,
             _ANSWERS,
             *_inboxes(*TENANTS[:3], Role.GATEWAY),
         ],
@@ -214,6 +218,7 @@ GRANTS: Final = (
             *_read(_REVOCATIONS, _CLUSTER),
             *_read_last(_CLUSTER),
             *_check(*_STREAMS),
+            _ROSTER,
             *_consume(_EVENTS, "notifier", subjects.events_of_kind(EventKind.FAILED)),
             *_consume(_REVOCATIONS, "*", subjects.REVOCATIONS),
         ],
@@ -227,6 +232,7 @@ GRANTS: Final = (
             *_QUERIES,
             *_OBJECTS,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
+            _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.GATEWAY)],
     ),
@@ -239,7 +245,7 @@ GRANTS: Final = (
             subjects.REGISTRAR_ACTIVATE,
             f"att.registrar.renew.{NAME}",
             *_read(_REVOCATIONS),
-            f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.KEY_ROSTER)}",
+            _ROSTER,
         ],
         subscribe=[f"att.agent.{NAME}.>", subjects.REVOKED, *_own_inbox(Role.AGENT)],
         replies=1,
@@ -250,7 +256,7 @@ GRANTS: Final = (
     Grant(
         role=Role.ENROLMENT,
         doc="Machines that have no identity yet: they may ask to be enrolled.",
-        publish=[subjects.REGISTRAR_ENROL, subjects.REGISTRAR_ACTIVATE],
+        publish=[subjects.REGISTRAR_ENROL, subjects.REGISTRAR_ACTIVATE, _ROSTER],
         subscribe=_own_inbox(Role.ENROLMENT),
         subscriptions=16,
         payload=1 << 17,
@@ -265,6 +271,7 @@ GRANTS: Final = (
             subjects.REGISTRAR_ROSTER,
             *_OBJECTS,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES),
+            _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.ADMIN)],
     ),
@@ -276,6 +283,7 @@ GRANTS: Final = (
             *_QUERIES,
             *_OBJECTS,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
+            _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.POLICY_AUTHOR)],
     ),
@@ -287,19 +295,20 @@ GRANTS: Final = (
             *_QUERIES,
             subjects.REGISTRAR_DELETE,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
+            _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.OPERATOR)],
     ),
     Grant(
         role=Role.OBSERVER,
         doc="Hears results and revocations: a SIEM, or a service that relies on agents.",
-        publish=_read(_RESULTS, _REVOCATIONS, _CLUSTER),
+        publish=[*_read(_RESULTS, _REVOCATIONS), _ROSTER],
         subscribe=[subjects.RESULTS, subjects.REVOKED, *_own_inbox(Role.OBSERVER)],
     ),
     Grant(
         role=Role.AUDITOR,
         doc="Reads everything that is on the record and changes nothing.",
-        publish=[*_QUERIES, *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES)],
+        publish=[*_QUERIES, *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES), _ROSTER],
         subscribe=[*_LIVE, *_own_inbox(Role.AUDITOR)],
     ),
 )

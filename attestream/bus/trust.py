@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from attestream.bus import keyvalue
+from attestream.bus.stored import replica_message
 from attestream.clock import unix_ms
 from attestream.config import TrustConfig
 from attestream.errors import AttestreamError, ConfigError, MalformedError, SignatureError
@@ -253,11 +253,12 @@ class Trust:
         """Take the bus's roster if it is newer; return whether the bus has one that could be used."""
         if self._bus is None:
             return False
-        found = (await keyvalue.entries(self._bus, topology.CLUSTER.name, topology.KEY_ROSTER)).get(topology.KEY_ROSTER)
-        if found is None:
+        bucket = topology.CLUSTER.name
+        found = await replica_message(self._bus, f"KV_{bucket}", f"$KV.{bucket}.{topology.KEY_ROSTER}")
+        if found is None or not found.data:
             return False
         try:
-            return self.take(found.value)
+            return self.take(found.data)
         except AttestreamError as error:
             self._reject("roster")
             if first:

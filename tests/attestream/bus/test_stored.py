@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from attestream.bus.stored import get_batch, last_message, last_messages
+from attestream.bus.stored import get_batch, last_message, last_messages, replica_message
 from attestream.errors import BusError
 from schemas import subjects
 
@@ -88,3 +88,13 @@ async def test_reading_waits_for_a_restart(bus, nats_server, eventually):
 async def test_unknown_stream_is_an_error(bus):
     with pytest.raises(BusError):
         await last_message(bus, "NONE", "x")
+
+
+async def test_last_message_of_a_subject_is_read_by_its_own_right(bus):
+    subject = "$KV.attestream.roster"
+    assert await replica_message(bus, "KV_attestream", subject) is None
+    await bus.publish_durable(subject, b"first", message_id="1")
+    await bus.publish_durable(subject, b"second", message_id="2")
+    found = await replica_message(bus, "KV_attestream", subject)
+    assert found is not None
+    assert (found.subject, found.data, found.headers["Nats-Msg-Id"]) == (subject, b"second", "2")
