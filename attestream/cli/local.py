@@ -6,15 +6,18 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import click
 
 from attestream.cli import exits
 from attestream.cli.output import write_json
+from attestream.cli.servers import named, server_dir
 from attestream.cli.session import Session, json_option, pass_session
 from attestream.errors import ConfigError
+
+AcceptEk = Literal["any", "warn", "certificate", "hook"]
 
 SERVICES: Final = ("registrar", "verifier", "notifier", "agent")
 DEFAULT_PORT: Final = 4222
@@ -27,10 +30,24 @@ _data_dir = click.option(
 )
 _accept_ek = click.option(
     "--accept-ek",
-    type=click.Choice(["certificate", "any"]),
+    type=click.Choice(["certificate", "warn", "hook", "any"]),
     default="certificate",
     show_default=True,
-    help="Which TPMs may enrol: those with a certificate by a CA in DIR/ek-store, or any.",
+    help="Which TPMs may enrol: those with a certificate by a CA in DIR/ek-store; all, with warnings; those that a command "
+    "of yours accepts; or any.",
+)
+_hosts = click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    help="Name or address under which the bus is reached, for its certificate; may be given several times. "
+    "Default: localhost, 127.0.0.1, ::1, and this machine's name.",
+)
+_operator = click.option(
+    "--operator",
+    default="admin",
+    show_default=True,
+    help="Name of the first person who may do everything; the identity is made in DIR/operators.",
 )
 
 
@@ -38,20 +55,36 @@ _accept_ek = click.option(
 @_data_dir
 @_accept_ek
 @click.option("--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, show_default=True, help="Port of the bus.")
+@_hosts
+@click.option(
+    "--cluster",
+    default="",
+    metavar="HOST,HOST,HOST",
+    help="Make configurations for bus servers on these machines too (NAME=HOST gives one a name).",
+)
+@server_dir
+@_operator
 @json_option
 @pass_session
-def init(
-    session: Session, data_dir: Path | None, accept_ek: Literal["any", "certificate"], port: int, as_json: bool
-) -> None:
-    """Make a data directory with keys and a configuration. Nothing is overwritten."""
+def init(session: Session, /, data_dir: Path | None, as_json: bool, cluster: str, **options: Any) -> None:
+    """Make an installation: keys, identities, certificates and a configuration. Nothing is overwritten."""
+    from attestream.installation.inventory import offline
     from attestream.installation.making import initialise
+    from attestream.installation.places import Installation
 
-    made = initialise(session.directory(data_dir), accept_ek=accept_ek, port=port)
+    directory = session.directory(data_dir)
+    servers = named(tuple(part.strip() for part in cluster.split(","))) if cluster else []
+    options["on_host"] = options.pop("server_dir")
+    made = initialise(directory, servers=servers, **options)
+    away = offline(Installation(directory.absolute()))[:3]
     if as_json:
-        write_json({"made": [str(path) for path in made]})
+        write_json({"made": [str(path) for path in made], "offline": [each["file"] for each in away]})
         return
     for path in made:
         click.echo(f"made {path}")
+    click.echo("keep these away from this machine, where only their commands need them:")
+    for each in away:
+        click.echo(f"  {each['file']}  ({each['what']})")
 
 
 @click.command()
@@ -63,7 +96,11 @@ def init(
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Number of verifier workers.")
 @pass_session
 def up(
-    session: Session, data_dir: Path | None, accept_ek: Literal["any", "certificate"], port: int | None, workers: int
+    session: Session,
+    data_dir: Path | None,
+    accept_ek: AcceptEk,
+    port: int | None,
+    workers: int,
 ) -> int:
     """Run the bus and all services on this machine, in the foreground.
 

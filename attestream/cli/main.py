@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "appraise": ("attestream.cli.appraise:appraise", "Appraise evidence that was kept in files."),
     "events": ("attestream.cli.tails:events", "Follow what happens."),
     "revocations": ("attestream.cli.tails:revocations", "Follow verified revocations."),
+    "identities": ("attestream.cli.identities:identities", "Issue identities on the bus to services and new machines."),
+    "keys": ("attestream.cli.keys:keys", "Show and replace the keys of this installation."),
+    "certificates": ("attestream.cli.certificates:certificates", "Show and renew the certificates of the bus."),
+    "servers": ("attestream.cli.servers:servers", "Make configurations for servers of the bus."),
     "completion": ("attestream.cli.completion:completion", "Print the script for shell completion."),
 }
 """Command -> where it is, and its one line of help, so that neither help nor completion needs to load it."""

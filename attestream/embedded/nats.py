@@ -14,6 +14,9 @@ from typing import Final
 from attestream.embedded.orphan import die_with_parent
 from attestream.errors import BusError
 
+PID_FILE: Final = "nats.pid"
+"""Name of the file with the process id of the server, in its store."""
+
 _START_S: Final = 10.0
 _STOP_S: Final = 10.0
 _POLL_S: Final = 0.002
@@ -25,6 +28,7 @@ max_payload: 1MB
 max_connections: 65536
 write_deadline: "10s"
 ports_file_dir: "{ports}"
+pid_file: "{pid}"
 jetstream {{
   store_dir: "{store}"
   # What streams may claim together; the disk is filled only by what they hold.
@@ -80,7 +84,13 @@ class NatsServer:
         for left in self.store_dir.glob("*.ports"):
             left.unlink()
         text = _CONFIG.format(
-            name=self.name, host=self.host, port=self.port, store=store, ports=self.store_dir, extra=self.extra
+            name=self.name,
+            host=self.host,
+            port=self.port,
+            store=store,
+            ports=self.store_dir,
+            pid=self.store_dir / PID_FILE,
+            extra=self.extra,
         )
         config.write_text(text, encoding="utf-8")
         with self.log_path.open("ab") as log:

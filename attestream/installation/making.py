@@ -17,11 +17,11 @@ from attestream.installation.bus_server import Server
 from attestream.installation.files import PUBLIC, already, make_directory, write_new
 from attestream.installation.people import make_person
 from attestream.installation.places import Installation
-from attestream.installation.roster import roster_key, write_roster
+from attestream.installation.roster import write_roster
 from attestream.installation.servers import make_servers
 from attestream.signing import Signer
+from attestream.trust.roster import entry, initial
 from schemas.roles import Role
-from schemas.trust import Roster
 
 SECRET_BYTES: Final = 32
 """Length of the cluster secret."""
@@ -113,11 +113,11 @@ def _make_trust(place: Installation, installation: str, operator: str, now_ms: i
     keys = []
     for role in SIGNING_SERVICES:
         signer = Signer.generate(place.service_key(role))
-        keys.append(roster_key(role, str(role), signer, now_ms=now_ms))
+        keys.append(entry(signer.public_pem, role, str(role), not_before=now_ms))
         if role is Role.NOTIFIER:
             write_new(place.trusted_keys / "revocation.pem", signer.public_pem.encode(), PUBLIC)
     keys.append(make_person(place, Role.ADMIN, operator, now_ms=now_ms))
-    write_roster(place, Roster(installation=installation, version=1, issued_at=now_ms, keys=keys), root)
+    write_roster(place, initial(installation, keys, now_ms), root)
 
 
 _TEMPLATE: Final = """\

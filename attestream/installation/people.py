@@ -9,8 +9,8 @@ from attestream.errors import ConfigError
 from attestream.installation.bus_keys import issue, write_credentials
 from attestream.installation.files import make_directory
 from attestream.installation.places import Installation
-from attestream.installation.roster import roster_key
 from attestream.signing import Signer
+from attestream.trust.roster import entry
 from schemas.roles import TENANTS, Role
 from schemas.trust import RosterKey
 
@@ -46,4 +46,4 @@ def make_person(place: Installation, role: Role, name: str, *, now_ms: int) -> R
     credentials = issue(place, role, name, now=now_ms // 1000)
     write_credentials(credentials, directory / CREDENTIALS)
     signer = Signer.generate(directory / SIGNING_KEY)
-    return roster_key(role, name, signer, now_ms=now_ms, bus_key=credentials.key.public)
+    return entry(signer.public_pem, role, name, not_before=now_ms, bus_key=credentials.key.public)

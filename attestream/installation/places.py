@@ -78,6 +78,11 @@ class Installation(NamedTuple):
         return self.bus_keys / "operator-signing.seed"
 
     @property
+    def operator_next_seed(self) -> Path:
+        """The operator's next key for daily use, while servers are still to learn of it."""
+        return self.bus_keys / "operator-signing-next.seed"
+
+    @property
     def operator_token(self) -> Path:
         """The operator's token, part of every server's configuration."""
         return self.bus_keys / "operator.jwt"
@@ -127,6 +132,11 @@ class Installation(NamedTuple):
     def tls(self) -> Path:
         """Directory of the certificates."""
         return self.directory / "tls"
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate of the installation's authority: what clients of the bus are given."""
+        return self.tls / "ca.pem"
 
     @property
     def servers(self) -> Path:

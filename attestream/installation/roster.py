@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from attestream.errors import AttestreamError, ConfigError
 from attestream.installation.files import PUBLIC, read_secret, read_text, replace
 from attestream.installation.places import Installation
 from attestream.signing import Signer, TrustedKeys
 from schemas.base import SchemaError, decode, encode
 from schemas.events import Signed
-from schemas.roles import Role
-from schemas.trust import Roster, RosterKey
-
-
-def roster_key(role: Role, name: str, signer: Signer, *, now_ms: int, bus_key: str = "") -> RosterKey:
-    """Return the entry of a key that counts from ``now_ms`` on."""
-    return RosterKey(
-        key_id=signer.key_id, role=role, name=name, public_key=signer.public_pem, bus_key=bus_key, not_before=now_ms
-    )
+from schemas.trust import Roster
 
 
 def load_roster(place: Installation) -> Roster:
@@ -51,18 +41,6 @@ def write_roster(place: Installation, roster: Roster, root: Signer) -> None:
     :raises OSError: it can not be written.
     """
     replace(place.roster, encode(root.sign(roster)), PUBLIC)
-
-
-def change_roster(place: Installation, keys: list[RosterKey], *, now_ms: int) -> Roster:
-    """Write the successor of an installation's roster, with ``keys``, and return it.
-
-    :raises ConfigError: the root key or the roster is not here.
-    """
-    root = load_root(place)
-    old = load_roster(place)
-    new = msgspec.structs.replace(old, version=old.version + 1, issued_at=now_ms, keys=keys)
-    write_roster(place, new, root)
-    return new
 
 
 def _root_keys(place: Installation) -> TrustedKeys:

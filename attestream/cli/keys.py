@@ -1,0 +1,145 @@
+"""The command ``keys``: which keys an installation has, and how they are replaced while everything goes on."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from attestream.cli import output
+from attestream.cli.durations import duration, shown
+from attestream.cli.session import Session, complete, json_option, pass_session
+from attestream.errors import ConfigError
+from schemas.roles import GRANTS, Role
+
+if TYPE_CHECKING:
+    from attestream.installation.places import Installation
+
+BUS_OPERATOR: Final = "bus-operator"
+"""Not the role of people called operator: the key that signs the accounts of the bus."""
+ROLES: Final = tuple(str(granted.role) for granted in GRANTS)
+
+
+@click.group()
+def keys() -> None:
+    """Show and replace the keys of this installation."""
+
+
+@keys.command()
+@json_option
+@pass_session
+def show(session: Session, as_json: bool) -> None:
+    """Show every key, which of them count, and which private keys are on this machine."""
+    from attestream.installation.inventory import issuers, offline, signers
+
+    place = installed(session)
+    signing, issuing, away = signers(place), issuers(place), offline(place)
+    if as_json:
+        output.write_json({"signing": signing, "issuing": issuing, "offline": away})
+        return
+    output.table(
+        ("signs as", "name", "key", "counts", "private key here"),
+        [[key["role"], key["name"], key["key"], _span(key), _yes(key["here"])] for key in signing],
+    )
+    output.table(
+        ("issues on the bus", "key", "counts", "private key here"),
+        [[key["role"], key["key"][:12] + "...", _span(key), _yes(key["here"])] for key in issuing],
+    )
+    output.table(("can be kept away", "file", "here"), [[key["what"], key["file"], _yes(key["here"])] for key in away])
+
+
+@keys.command()
+@click.argument("what", type=click.Choice([*ROLES, BUS_OPERATOR]), metavar="ROLE|bus-operator")
+@click.option(
+    "--overlap",
+    default="24h",
+    callback=duration,
+    show_default=True,
+    help="How long what the old key vouches for still counts.",
+)
+@click.option("--at-once", is_flag=True, help="The old key has become known to others: nothing that it vouches for counts.")
+@click.option("--only", type=click.Choice(["bus", "signing"]), default=None, help="Replace only one of the role's two keys.")
+@json_option
+@pass_session
+def rotate(session: Session, what: str, overlap: int, at_once: bool, only: str | None, as_json: bool) -> None:
+    """Replace the keys of a role: the one that issues its identities on the bus, and the one that signs what it says.
+
+    The role's own identity is issued anew; start its service again to use it. `bus-operator` replaces the key that signs the
+    bus's accounts, in two steps: the first makes it known to the servers, which have to be started again; the second, the
+    same command once more, takes it into use.
+    """
+    from attestream.installation.procedures import rotate_bus_operator, rotate_role
+
+    place = installed(session)
+    span_s = 0 if at_once else max(1, overlap // 1000)
+    if what == BUS_OPERATOR:
+        done = complete(rotate_bus_operator(place, session.urls()))
+    else:
+        done = complete(rotate_role(place, Role(what), session.urls(), overlap_s=span_s, only=only))
+    _tell(done, as_json=as_json)
+    if not as_json and span_s and what != BUS_OPERATOR:
+        output.note(f"the old keys count for {shown(span_s * 1000)} more; `attestream keys prune` removes them afterwards")
+
+
+@keys.command()
+@json_option
+@pass_session
+def prune(session: Session, as_json: bool) -> None:
+    """Remove issuing keys whose time is over from the bus's accounts, and what they have issued with them."""
+    from attestream.installation.procedures import prune_accounts
+
+    _tell(complete(prune_accounts(installed(session), session.urls())), as_json=as_json)
+
+
+@keys.command()
+@json_option
+@pass_session
+def publish(session: Session, as_json: bool) -> None:
+    """Put this installation's roster on the bus, where every process looks for it."""
+    from attestream.installation.live import publish_roster
+
+    place = installed(session)
+    complete(publish_roster(place, session.urls()))
+    _tell([f"the roster in {place.roster} is on the bus"], as_json=as_json)
+
+
+def installed(session: Session) -> Installation:
+    """Return the installation that a command is about.
+
+    :raises ConfigError: there is none.
+    """
+    from attestream.installation.places import Installation
+
+    place = Installation(session.directory().absolute())
+    if not place.operator_token.exists():
+        raise ConfigError(
+            f"{place.directory} holds no installation",
+            remedy="Name its directory with --data-dir, or make one with `attestream init`.",
+        )
+    return place
+
+
+def _tell(done: list[str], *, as_json: bool) -> None:
+    if as_json:
+        output.write_json({"done": done})
+        return
+    for line in done:
+        click.echo(line)
+
+
+def _span(key: dict[str, Any]) -> str:
+    if key["revoked_at"]:
+        return f"revoked {_moment(key['revoked_at'])}"
+    if not key["until"]:
+        return "yes"
+    return f"until {_moment(key['until'])}" if key["until"] > time.time() else f"ended {_moment(key['until'])}"
+
+
+def _moment(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+def _yes(here: bool) -> str:
+    return "yes" if here else "no"
