@@ -108,6 +108,13 @@ class ForbiddenError(RefusedError):
     remedy = "Ask somebody with the right role; `attestream operators list` shows the roles."
 
 
+class SupersededError(RefusedError):
+    """A command that is older than one that was executed since."""
+
+    code = "superseded"
+    remedy = "Give the command again if it is still wanted; check that the clocks agree."
+
+
 class ConfigError(AttestreamError):
     """A configuration that can not be used."""
 

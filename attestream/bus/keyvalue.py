@@ -32,6 +32,14 @@ class Entry(msgspec.Struct, frozen=True):
     """Sequence in the bucket's stream: what ``expected`` compares with."""
     at: int
     """Unix time in milliseconds of the write."""
+    headers: dict[str, str] = {}
+    subject: str = ""
+    """Under which the bucket's stream holds it."""
+
+    @property
+    def data(self) -> bytes:
+        """The value, as of a stored message."""
+        return self.value
 
 
 async def get(bus: Bus, bucket: str, key: str) -> Entry | None:
@@ -61,17 +69,19 @@ async def put(
     *,
     expected: int | None,
     ttl_s: int | None = None,
+    sign: bool = False,
     timeout_s: float = 10.0,
 ) -> int:
     """Write ``value`` and return its revision.
 
     ``expected`` is the revision that the key must have, 0 for "must not exist" (deleted and expired keys do not), ``None``
-    for whatever there is. ``ttl_s`` is the key's life in whole seconds.
+    for whatever there is. ``ttl_s`` is the key's life in whole seconds. ``sign``: with the signature of this process.
 
     :raises FencedError: the key is at another revision.
     :raises BusError: it could not be written within ``timeout_s`` seconds.
     """
-    return await _write(bus, bucket, key, value, {}, expected, ttl_s, timeout_s)
+    headers = bus.trust.sign(_subject(bucket, key), value) if sign else {}
+    return await _write(bus, bucket, key, value, headers, expected, ttl_s, timeout_s)
 
 
 async def delete(bus: Bus, bucket: str, key: str, *, expected: int | None = None, timeout_s: float = 10.0) -> None:
@@ -126,4 +136,11 @@ def _absent(stored: Stored) -> bool:
 
 def _entry(bucket: str, stored: Stored) -> Entry:
     key = stored.subject.removeprefix(f"$KV.{bucket}.")
-    return Entry(key=key, value=stored.data, revision=stored.sequence, at=stored.at)
+    return Entry(
+        key=key,
+        value=stored.data,
+        revision=stored.sequence,
+        at=stored.at,
+        headers=stored.headers,
+        subject=stored.subject,
+    )

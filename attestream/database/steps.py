@@ -49,5 +49,11 @@ def add_bytes(table: str, column: str) -> None:
         op.add_column(table, sa.Column(column, BYTES, nullable=False, server_default=sa.text("('')")))
 
 
+def add_number(table: str, column: str) -> None:
+    """Add a column of integers of 64 bits that is 0 in the rows that are there."""
+    if column not in {each["name"] for each in sa.inspect(op.get_bind()).get_columns(table)}:
+        op.add_column(table, sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
+
+
 def _repeated() -> bool:
     return op.get_bind().dialect.name == "mysql"

@@ -25,6 +25,7 @@ class Attester:
         "ak",
         "attestations",
         "busy",
+        "commanded_at",
         "enrolment",
         "event_number",
         "findings",
@@ -70,6 +71,8 @@ class Attester:
         self.findings: list[Finding] = []
         self.incarnation = ""
         self.last_command = ""
+        self.commanded_at = 0
+        """When the last command about it was signed (Unix ms): older ones are replays."""
         self.event_number = 0
         self.seq = 0
         """Of the last challenge."""

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 from attestream.appraisal.standing import Transition, Trigger, step
 from attestream.appraisal.state import fresh
-from attestream.errors import AgentExistsError, MalformedError, RefusedError, UnknownAgentError
+from attestream.errors import (
+    AgentExistsError,
+    ExpiredError,
+    ForbiddenError,
+    MalformedError,
+    RefusedError,
+    SupersededError,
+    UnknownAgentError,
+)
+from attestream.trust.authority import commanders
+from attestream.trust.keyring import Author, check_role
 from schemas import subjects
 from schemas.commands import (
     AddAgent,
@@ -24,11 +34,15 @@ from schemas.commands import (
 from schemas.events import Event, EventKind, Standing
 from services.verifier import identities
 from services.verifier.attester import Attester
+from services.verifier.journal import Order
 
 if TYPE_CHECKING:
     from services.verifier.partition import Partition
 
 log = logging.getLogger(__name__)
+
+LIFE_MS: Final = 86_400_000
+"""Age at which a command is not executed any more, in milliseconds: it may wait for a verifier, but not for ever."""
 
 MIN_INTERVAL_MS: Final = 200
 MAX_INTERVAL_MS: Final = 86_400_000
@@ -39,58 +53,97 @@ _COMMAND_ID: Final = re.compile(r"[!-~]{1,64}\Z", re.ASCII)
 _TRIGGERS: Final = {UpdateAgent: Trigger.UPDATED, StartAgent: Trigger.STARTED, StopAgent: Trigger.STOPPED}
 
 
-async def execute(partition: Partition, command: Command) -> Outcome:
-    """Carry ``command`` out and return its outcome; a refusal is an outcome too.
+async def execute(partition: Partition, command: Command, author: Author) -> Outcome:
+    """Carry out what ``author`` has asked for and return its outcome; a refusal is an outcome too.
 
     :raises AttestreamError: when it can not be carried out for now; it must then be offered again.
     :raises MalformedError: when its id is not 1-64 printable characters of ASCII.
     """
     if not _COMMAND_ID.match(command.command_id):
         raise MalformedError("the command's id is not 1-64 printable characters of ASCII")
+    # What a command says of its actor is only its author's word.
+    actor = author.name if author.key_id else command.actor
+    order = Order(id=command.command_id, at=author.signed_at, actor=actor, key_id=author.key_id)
     try:
-        detail = await _dispatch(partition, command)
+        check_role(author, commanders(command))
+        if author.key_id and partition.now() - author.signed_at > LIFE_MS:
+            raise ExpiredError("the command is older than a day", remedy="Give it again if it is still wanted.")
+        detail = await _dispatch(partition, command, order)
     except RefusedError as error:
-        log.info("command %s refused: %s", command.command_id, error.message)
-        return Outcome(command_id=command.command_id, ok=False, code=error.code, message=error.message, remedy=error.hint)
+        log.info("command %s of %s refused: %s", command.command_id, order.actor or "nobody", error.message)
+        if isinstance(error, ForbiddenError | SupersededError):
+            await _record_refusal(partition, command, order, error)
+        return refusal(command, error)
     return Outcome(command_id=command.command_id, ok=True, detail=detail)
 
 
-async def _dispatch(partition: Partition, command: Command) -> str:
+def refusal(command: Command, error: RefusedError) -> Outcome:
+    """Return the outcome of a command that was refused."""
+    return Outcome(command_id=command.command_id, ok=False, code=error.code, message=error.message, remedy=error.hint)
+
+
+async def _record_refusal(partition: Partition, command: Command, order: Order, error: RefusedError) -> None:
+    event = Event(
+        id=f"forbidden:{order.id}",
+        kind=EventKind.FORBIDDEN,
+        agent_id=command.name if isinstance(command, PublishPolicy) else command.agent_id,
+        at=partition.now(),
+        command_id=order.id,
+        command_at=order.at,
+        actor=order.actor,
+        actor_key=order.key_id,
+        detail=f"{error.code}: {error.message}",
+        worker=partition.worker,
+        fence=partition.fence.token,
+    )
+    await partition.journal.record(event, partition.fence)
+
+
+async def _dispatch(partition: Partition, command: Command, order: Order) -> str:
     match command:
         case AddAgent():
-            return await _add(partition, command)
+            return await _add(partition, command, order)
         case UpdateAgent() | StartAgent() | StopAgent():
-            return await _change(partition, command)
+            return await _change(partition, command, order)
         case DeleteAgent():
-            return await _delete(partition, command)
+            return await _delete(partition, command, order)
         case PublishPolicy():
-            return await _publish(partition, command)
+            return await _publish(partition, command, order)
 
 
-async def _add(partition: Partition, command: AddAgent) -> str:
+def _check_order(order: Order, last_id: str, last_at: int) -> None:
+    """:raises SupersededError: ``order`` was signed before the last one that was executed, and is not that one."""
+    if order.at < last_at and order.id != last_id:
+        raise SupersededError("another command was signed later and has been executed")
+
+
+async def _add(partition: Partition, command: AddAgent, order: Order) -> str:
     known = partition.attesters.get(command.agent_id)
     if known is not None:
         if known.incarnation == _incarnation(command.command_id):
             return known.policy_name
         raise AgentExistsError(f"{command.agent_id} is under attestation already")
+    if order.key_id and (ended := await partition.deleted_by(command.agent_id)) is not None:
+        _check_order(order, "", ended.at)
     name, policy = await partition.policies.find(command.attestation.policy)
     identity = await identities.ask(partition.bus, command.agent_id)
     attester = Attester(command.agent_id, partition, policy, name)
     attester.token = subjects.token(command.agent_id)
     attester.incarnation = _incarnation(command.command_id)
-    attester.last_command = command.command_id
+    attester.last_command, attester.commanded_at = order.id, order.at
     attester.standing = Standing.ENROLLED
     identities.adopt(attester, identity)
     _set_times(attester, command.attestation, partition.settings.lease_floor_s)
-    await partition.journal.transition(attester, EventKind.ADDED, Standing.PENDING, command_id=command.command_id)
+    await partition.journal.transition(attester, EventKind.ADDED, Standing.PENDING, order=order)
     await partition.journal.save(attester)
     await partition.journal.renew(attester)
     partition.take_in(attester)
     return name
 
 
-async def _change(partition: Partition, command: UpdateAgent | StartAgent | StopAgent) -> str:
+async def _change(partition: Partition, command: UpdateAgent | StartAgent | StopAgent, order: Order) -> str:
     attester = _known(partition, command.agent_id)
+    _check_order(order, attester.last_command, attester.commanded_at)
     wanted = command.attestation if isinstance(command, UpdateAgent) else None
     # A command that is on the record has named its policy: the newest version may be another by now.
     recorded = attester.last_command == command.command_id
@@ -105,7 +158,8 @@ async def _change(partition: Partition, command: UpdateAgent | StartAgent | Stop
         try:
             attester.policy_name, attester.policy = name, policy
             if change is not None:
-                await _start_over(partition, attester, change, command.command_id)
+                await _start_over(partition, attester, change, order)
+            attester.commanded_at = max(attester.commanded_at, order.at)
             if attester.standing in (Standing.PENDING, Standing.STOPPED):
                 await partition.journal.renew(attester)
             await partition.journal.save(attester)
@@ -114,9 +168,9 @@ async def _change(partition: Partition, command: UpdateAgent | StartAgent | Stop
     return attester.policy_name
 
 
-async def _start_over(partition: Partition, attester: Attester, change: Transition, command_id: str) -> None:
-    await partition.journal.transition(attester, change.kind, change.after, command_id=command_id)
-    attester.last_command = command_id
+async def _start_over(partition: Partition, attester: Attester, change: Transition, order: Order) -> None:
+    await partition.journal.transition(attester, change.kind, change.after, order=order)
+    attester.last_command = order.id
     attester.state = fresh()
     attester.findings = []
     attester.missed = 0
@@ -124,22 +178,24 @@ async def _start_over(partition: Partition, attester: Attester, change: Transiti
     attester.accepted = max(attester.accepted, attester.seq)
 
 
-async def _delete(partition: Partition, command: DeleteAgent) -> str:
+async def _delete(partition: Partition, command: DeleteAgent, order: Order) -> str:
     attester = partition.attesters.get(command.agent_id)
     if attester is None:
-        if await partition.deleted_by(command.agent_id, command.command_id):
+        ended = await partition.deleted_by(command.agent_id)
+        if ended is not None and ended.id == command.command_id:
             return ""
         raise UnknownAgentError(f"{command.agent_id} is not under attestation")
+    _check_order(order, attester.last_command, attester.commanded_at)
     async with partition.alone(attester):
-        await partition.journal.transition(attester, EventKind.DELETED, Standing.UNKNOWN, command_id=command.command_id)
+        await partition.journal.transition(attester, EventKind.DELETED, Standing.UNKNOWN, order=order)
         # The last word in RESULTS must not be that a forgotten agent is trusted.
         await partition.journal.renew(attester)
         await partition.let_go(attester)
     return ""
 
 
-async def _publish(partition: Partition, command: PublishPolicy) -> str:
-    record = await partition.policies.publish(command)
+async def _publish(partition: Partition, command: PublishPolicy, order: Order) -> str:
+    record = await partition.policies.publish(command, order)
     reference = f"{record.name}@{record.version}"
     event = Event(
         id=f"policy:{reference}",
@@ -148,6 +204,9 @@ async def _publish(partition: Partition, command: PublishPolicy) -> str:
         at=record.at,
         policy=reference,
         command_id=record.command_id,
+        command_at=record.command_at,
+        actor=record.actor,
+        actor_key=order.key_id if record.command_id == order.id else "",
         worker=partition.worker,
         fence=partition.fence.token,
     )

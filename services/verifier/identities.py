@@ -12,6 +12,7 @@ from attestream.errors import MalformedError
 from attestream.tpm.public import parse_public
 from schemas import subjects
 from schemas.enrolment import AgentQuery, Identity
+from schemas.roles import Role
 from services.verifier.attester import Attester
 
 
@@ -28,12 +29,18 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Keys)
 
 
 async def ask(bus: Bus, agent_id: str) -> Identity:
-    """Return the registrar's record of ``agent_id``.
+    """Return the registrar's record of ``agent_id``, signed by it in answer to this question.
 
     :raises UnknownAgentError: when it has not enrolled.
+    :raises SignatureError: when the answer is not the registrar's.
+    :raises MalformedError: when it is about another agent.
     :raises TimedOutError: when no registrar answers.
     """
-    return await bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id=agent_id), Identity)
+    query = AgentQuery(agent_id=agent_id)
+    identity = await bus.request(subjects.QUERY_REGISTRAR_AGENT, query, Identity, signed_by=(Role.REGISTRAR,))
+    if identity.agent_id != agent_id:
+        raise MalformedError(f"the registrar was asked for {agent_id} and told of {identity.agent_id}")
+    return identity
 
 
 def adopt(attester: Attester, identity: Identity) -> None:

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from attestream.bus.connection import Bus
 from attestream.errors import FencedError, StorageError
 from schemas import subjects
@@ -36,6 +38,20 @@ SHOWN_FINDINGS: Final = 16
 """Most findings that a result repeats; the event has them all."""
 
 
+class Order(msgspec.Struct, frozen=True):
+    """The command behind an event, and who has signed it."""
+
+    id: str = ""
+    at: int = 0
+    """Of the signature, Unix ms; 0 where nothing is signed."""
+    actor: str = ""
+    key_id: str = ""
+
+
+UNASKED: Final = Order()
+"""What nobody has asked for."""
+
+
 class Journal:
     """Publishes events and results under the fence of the agent's partition, and saves rows in batches."""
 
@@ -58,7 +74,7 @@ class Journal:
         after: Standing,
         *,
         findings: list[Finding] | None = None,
-        command_id: str = "",
+        order: Order = UNASKED,
         cause_at: int = 0,
     ) -> Event:
         """Put a change of ``attester`` on the record, then let it take effect here.
@@ -80,7 +96,10 @@ class Journal:
             before=attester.standing,
             policy=attester.policy_name,
             findings=findings or [],
-            command_id=command_id,
+            command_id=order.id,
+            command_at=order.at,
+            actor=order.actor,
+            actor_key=order.key_id,
             worker=self._worker,
             fence=partition.fence.token,
             cause_at=cause_at,
@@ -122,7 +141,7 @@ class Journal:
         # An event whose receipt was lost is stored, and its number given out again: no failure may pass for its repeat.
         message_id = f"{event.id}:{event.kind}"
         try:
-            await self._bus.publish_durable(subject, event, message_id=message_id, guard=fence.event_guard)
+            await self._bus.publish_durable(subject, event, message_id=message_id, guard=fence.event_guard, sign=True)
         except FencedError:
             fence.broken = True
             raise
@@ -136,11 +155,15 @@ class Journal:
         partition = attester.partition
         partition.check_owned()
         now = self._clock()
+        # A trusted agent's lease counts from the evidence that it rests on: writing it late must not make it longer.
+        since = attester.last_at or now if attester.standing is Standing.TRUSTED else now
+        if since + attester.lease_ms <= now:
+            return
         result = Result(
             agent_id=attester.agent_id,
             standing=attester.standing,
             at=now,
-            expires_at=now + attester.lease_ms,
+            expires_at=since + attester.lease_ms,
             seq=attester.accepted,
             event_number=attester.event_number,
             enrolment=attester.enrolment,
@@ -155,7 +178,8 @@ class Journal:
                 result,
                 message_id=f"{attester.agent_id}:{attester.incarnation}:{attester.event_number}:{now}",
                 guard=partition.fence.result_guard,
-                ttl_s=max(1, -(-attester.lease_ms // 1000)),
+                ttl_s=max(1, -((now - result.expires_at) // 1000)),
+                sign=True,
             )
         except FencedError:
             partition.fence.broken = True
@@ -266,6 +290,7 @@ def row_of(attester: Attester) -> Row:
         incarnation=attester.incarnation,
         event_number=attester.event_number,
         last_command=attester.last_command,
+        commanded_at=attester.commanded_at,
         last_at=attester.last_at,
         findings=pack_findings(attester.findings[:SHOWN_FINDINGS]),
     )

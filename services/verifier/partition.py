@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -13,20 +12,19 @@ from typing import Final
 from attestream.appraisal.state import decode_state, fresh
 from attestream.bus.connection import Bus
 from attestream.bus.consume import DEFERRED, Consumer, Deferred, Delivery
-from attestream.bus.stored import last_messages
 from attestream.bus.takeover import take_over
 from attestream.config import VerifierConfig
-from attestream.errors import AttestreamError, FencedError, MalformedError
+from attestream.errors import AttestreamError, FencedError, MalformedError, RefusedError
 from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
 from schemas.base import Decoder, SchemaError, encode
-from schemas.commands import Command, PublishPolicy
-from schemas.events import Event, EventKind, Result, Standing
-from services.verifier import commands, identities
+from schemas.commands import Command, Outcome, PublishPolicy
+from schemas.events import Event, EventKind, Standing
+from services.verifier import commands, identities, record
 from services.verifier.assembly import Assembly, Whole
 from services.verifier.attester import Attester
 from services.verifier.desk import Desk
-from services.verifier.journal import Journal
+from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
 from services.verifier.policies import Policies, split
 from services.verifier.scheduler import Scheduler
@@ -45,13 +43,8 @@ RESTART_MS: Final = 100
 RESTARTS_PER_MS: Final = 4
 """The agents of a partition that was taken over are challenged within 100 ms and a millisecond for every four agents."""
 
-_INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_$-]{1,128}){1,4}\Z", re.ASCII)
-"""Where the outcome of a command may be sent."""
-
 _INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
 _COMMAND: Final = Decoder[Command](Command)
-_EVENT: Final = Decoder[Event](Event)
-_RESULT: Final = Decoder[Result](Result)
 
 
 @dataclass(frozen=True)
@@ -127,6 +120,10 @@ class Partition:
         """Whether this worker may write for the partition's agents."""
         return self._open and self.lease.valid and not self.fence.broken
 
+    def now(self) -> int:
+        """Return the time by the worker's clock, Unix ms."""
+        return self._clock()
+
     def check_owned(self) -> None:
         """Do nothing while the partition is owned.
 
@@ -189,15 +186,15 @@ class Partition:
         self._roster.pop(attester.token, None)
         await self.journal.erase(attester)
 
-    async def deleted_by(self, agent_id: str, command_id: str) -> bool:
-        """Return whether ``command_id`` is what deleted ``agent_id``."""
-        last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(EventKind.DELETED, agent_id)])
-        return any(_EVENT.decode(stored.data).command_id == command_id for stored in last)
+    async def deleted_by(self, agent_id: str) -> Order | None:
+        """Return what deleted ``agent_id`` last, if anything has."""
+        last = await record.last_event(self.bus, EventKind.DELETED, agent_id)
+        return record.order_of(last) if last is not None else None
 
     async def announced(self, event: Event) -> bool:
         """Return whether the policy of ``event``, or a later version of it, is on the record."""
-        last = await last_messages(self.bus, topology.EVENTS.name, [subjects.event(event.kind, event.agent_id)])
-        return any(_version(_EVENT.decode(stored.data)) >= _version(event) for stored in last)
+        last = await record.last_event(self.bus, event.kind, event.agent_id)
+        return last is not None and _version(last) >= _version(event)
 
     async def _consume(self) -> None:
         evidence, command = self._consumers
@@ -218,13 +215,13 @@ class Partition:
 
     async def _load(self) -> list[Attester]:
         rows = {row.agent_id: row for row in await self._store.partition(self.index)}
-        events, commands_ = await self._last_events(list(rows))
+        events, orders = await record.newer_events(self.bus, rows)
         loaded = []
         for row in rows.values():
             event = events.get(row.agent_id)
             deleted = event is not None and event.kind is EventKind.DELETED and event.event_number >= row.event_number
             try:
-                attester = await self._restore(row, event, commands_.get(row.agent_id, ""))
+                attester = await self._restore(row, event, orders.get(row.agent_id))
                 if deleted:
                     # Its owner died between the event and what follows from it.
                     await self.journal.renew(attester)
@@ -235,10 +232,12 @@ class Partition:
                 if isinstance(error, AttestreamError) and not error.permanent:
                     raise
                 log.error("%s can not be attested: %s", row.agent_id, error)
-        await self._read_results(loaded)
+        by_id = {attester.agent_id: attester for attester in loaded}
+        for agent_id, expires_at in (await record.expiries(self.bus, list(by_id))).items():
+            by_id[agent_id].result_expires_at = expires_at
         return loaded
 
-    async def _restore(self, row: Row, event: Event | None, last_command: str) -> Attester:
+    async def _restore(self, row: Row, event: Event | None, order: Order | None) -> Attester:
         newer = event is not None and event.event_number > row.event_number
         name, policy = await self.policies.find(event.policy if event is not None and newer else row.policy)
         attester = Attester(row.agent_id, self, policy, name)
@@ -250,44 +249,17 @@ class Partition:
         attester.accepted = attester.seq = row.accepted
         attester.incarnation, attester.event_number = row.incarnation, row.event_number
         attester.last_command, attester.last_at = row.last_command, row.last_at
+        attester.commanded_at = row.commanded_at
         attester.findings = unpack_findings(row.findings)
         if event is not None and newer:
             # The row is older than the record: what was proven since is asked for again.
             attester.event_number, attester.standing = event.event_number, event.standing
             attester.findings = event.findings
-            attester.last_command = last_command
+            if order is not None:
+                attester.last_command, attester.commanded_at = order.id, order.at
             attester.state = fresh()
             self.journal.touch(attester)
         return attester
-
-    async def _last_events(self, agent_ids: list[str]) -> tuple[dict[str, Event], dict[str, str]]:
-        """Return each agent's newest event of the verifier, and the id of the newest command that led to one."""
-        stored = await last_messages(self.bus, topology.EVENTS.name, [subjects.events_of(id_) for id_ in agent_ids])
-        newest: dict[str, Event] = {}
-        commanded: dict[str, str] = {}
-        for message in sorted(stored, key=lambda item: item.sequence):
-            try:
-                event = _EVENT.decode(message.data)
-            except SchemaError as error:
-                # It must not keep the partition from being opened, by this worker and every other.
-                log.error("event %d on %s can not be read: %s", message.sequence, message.subject, error)
-                continue
-            if event.event_number and event.kind is not EventKind.REFUSED:
-                newest[event.agent_id] = event
-                commanded[event.agent_id] = event.command_id or commanded.get(event.agent_id, "")
-        return newest, commanded
-
-    async def _read_results(self, attesters: list[Attester]) -> None:
-        by_subject = {subjects.result(attester.agent_id): attester for attester in attesters}
-        for stored in await last_messages(self.bus, topology.RESULTS.name, list(by_subject)):
-            attester = by_subject[stored.subject]
-            attester.result_expires_at = stored.at
-            if stored.data and subjects.HEADER_MARKER not in stored.headers:
-                try:
-                    attester.result_expires_at = _RESULT.decode(stored.data).expires_at
-                except SchemaError as error:
-                    # Nobody can read it, so nobody relies on it: it counts as lapsed.
-                    log.error("the result of %s can not be read: %s", attester.agent_id, error)
 
     async def _command(self, delivery: Delivery) -> None:
         self.check_owned()
@@ -295,10 +267,18 @@ class Partition:
         subject_of = command.name if isinstance(command, PublishPolicy) else command.agent_id
         if delivery.subject.rpartition(".")[2] != subjects.token(subject_of):
             raise MalformedError(f"a command about {subject_of} was published under {delivery.subject}")
-        outcome = await commands.execute(self, command)
+        try:
+            author = await self.bus.trust.author_of(delivery)
+        except RefusedError as error:
+            await self._tell(delivery, commands.refusal(command, error))
+            raise
+        await self._tell(delivery, await commands.execute(self, command, author))
+
+    async def _tell(self, delivery: Delivery, outcome: Outcome) -> None:
         reply_to = delivery.headers.get(subjects.HEADER_REPLY_TO, "")
-        if _INBOX.match(reply_to):
-            await self.bus.nc.publish(reply_to, encode(outcome))
+        if subjects.INBOX.match(reply_to):
+            data = encode(outcome)
+            await self.bus.nc.publish(reply_to, data, headers=self.bus.trust.sign(reply_to, data))
 
     async def _evidence(self, delivery: Delivery) -> Deferred | None:
         self.check_owned()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
@@ -10,12 +11,15 @@ from attestream.appraisal.layers import layer_names
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
 from attestream.bus import keyvalue, objects
 from attestream.bus.connection import Bus
-from attestream.errors import FencedError, PolicyError, UnknownPolicyError
+from attestream.errors import FencedError, MalformedError, PolicyError, RefusedError, SupersededError, UnknownPolicyError
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy
 from schemas import topology
-from schemas.base import Decoder, encode
+from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import PolicyRecord, PublishPolicy
 from schemas.subjects import POLICY_NAME
+from services.verifier.journal import Order
+
+log = logging.getLogger(__name__)
 
 MAX_NAMES = 4096
 """Policy versions whose digest a worker remembers."""
@@ -61,10 +65,10 @@ class Policies:
             return known[0], await self.compiled(known[1])
         name, version = split(reference)
         if version is None:
-            record = next(reversed(await self._records(name)), None)
+            record = next(reversed((await self._records(name))[0]), None)
         else:
             entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
-            record = _RECORD.decode(entry.value) if entry else None
+            record = await self._record(entry) if entry else None
         if record is None:
             raise UnknownPolicyError(f"there is no policy {reference}")
         if len(self._digests) >= MAX_NAMES:
@@ -85,43 +89,67 @@ class Policies:
             self._compiled.move_to_end(digest)
         return await asyncio.shield(task)
 
-    async def publish(self, command: PublishPolicy) -> PolicyRecord:
+    async def publish(self, command: PublishPolicy, order: Order) -> PolicyRecord:
         """Validate the document and make it the next version.
 
         The same document twice in a row is one version, and so is the same command twice.
 
+        :raises SupersededError: when the newest version was ordered later.
         :raises PolicyError: when the document is not valid or the name is not.
         """
         name, version = split(command.name)
         if version is not None:
             raise PolicyError("a version can not be chosen", remedy="Give the name only; versions count up by themselves.")
         policy = await self.compiled(command.digest)
-        records = await self._records(name)
+        records, highest = await self._records(name)
         for record in records:
             if record.command_id == command.command_id:
                 return record
         newest = records[-1] if records else None
+        if newest is not None and order.at < newest.command_at:
+            raise SupersededError(f"{name}@{newest.version} was ordered later")
         if newest is not None and newest.digest == command.digest:
             return newest
         record = PolicyRecord(
             name=name,
-            version=newest.version + 1 if newest else 1,
+            version=highest + 1,
             digest=command.digest,
             at=self._clock(),
-            actor=command.actor,
+            actor=order.actor,
             entries=policy.entries,
-            command_id=command.command_id,
+            command_id=order.id,
+            command_at=order.at,
         )
         key = topology.policy_key(name, record.version)
         try:
-            await keyvalue.put(self._bus, topology.CLUSTER.name, key, encode(record), expected=0)
+            await keyvalue.put(self._bus, topology.CLUSTER.name, key, encode(record), expected=0, sign=True)
         except FencedError:
-            return await self.publish(command)
+            return await self.publish(command, order)
         return record
 
-    async def _records(self, name: str) -> list[PolicyRecord]:
+    async def _records(self, name: str) -> tuple[list[PolicyRecord], int]:
+        """Return the versions of ``name`` in order, and the highest number that is taken by whatever it is."""
         entries = await keyvalue.entries(self._bus, topology.CLUSTER.name, topology.policy_keys(name))
-        return sorted((_RECORD.decode(entry.value) for entry in entries.values()), key=lambda record: record.version)
+        records = []
+        for key, entry in entries.items():
+            try:
+                records.append(await self._record(entry))
+            except (RefusedError, MalformedError, SchemaError) as error:
+                log.error("the policy's record %s is not believed: %s", key, error)
+        taken = [int(version) for key in entries if (version := key.rpartition(".")[2]).isdigit()]
+        return sorted(records, key=lambda record: record.version), max(taken, default=0)
+
+    async def _record(self, entry: keyvalue.Entry) -> PolicyRecord:
+        """Return the record in an entry of the bucket.
+
+        :raises SignatureError: when no verifier has signed it, or for another key.
+        :raises MalformedError: when it is another policy's.
+        """
+        await self._bus.trust.author_of(entry)
+        record = _RECORD.decode(entry.value)
+        if topology.policy_key(record.name, record.version) != entry.key:
+            raise MalformedError(f"{entry.key} holds the record of {record.name}@{record.version}")
+        return record
 
     async def _compile(self, digest: str) -> CompiledPolicy:
         document = await self._document(digest)
@@ -140,7 +168,7 @@ class Policies:
         entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
         if entry is None:
             raise PolicyError(f"layer {reference} was not found", remedy="Push the layer first.")
-        return await self._document(_RECORD.decode(entry.value).digest)
+        return await self._document((await self._record(entry)).digest)
 
     async def _document(self, digest: str) -> bytes:
         document = await objects.get(self._bus, topology.POLICIES, digest)

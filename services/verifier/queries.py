@@ -26,8 +26,8 @@ class Queries:
 
     async def serve(self) -> None:
         """Begin to answer."""
-        await self._bus.serve(subjects.QUERY_VERIFIER_AGENT, QUEUE, AgentQuery, self.agent)
-        await self._bus.serve(subjects.QUERY_VERIFIER_AGENTS, QUEUE, AgentsQuery, self.agents)
+        await self._bus.serve(subjects.QUERY_VERIFIER_AGENT, QUEUE, AgentQuery, self.agent, signed=True)
+        await self._bus.serve(subjects.QUERY_VERIFIER_AGENTS, QUEUE, AgentsQuery, self.agents, signed=True)
 
     async def agent(self, query: AgentQuery) -> AgentStatus:
         """Return the status of one agent.

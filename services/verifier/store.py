@@ -34,6 +34,7 @@ ATTESTERS = sa.Table(
     sa.Column("incarnation", sa.String(64), nullable=False),
     sa.Column("event_number", sa.Integer, nullable=False),
     sa.Column("last_command", sa.String(64), nullable=False),
+    sa.Column("commanded_at", sa.BigInteger, nullable=False),
     sa.Column("last_at", sa.BigInteger, nullable=False),
     sa.Column("findings", sa.LargeBinary, nullable=False),
 )
@@ -62,6 +63,8 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
     last_command: str
     last_at: int
     findings: bytes
+    commanded_at: int = 0
+    """When the last command about the agent was signed, Unix ms."""
 
     def status(self) -> AgentStatus:
         """Return what is told of an agent that another worker owns."""
