@@ -57,7 +57,16 @@ class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[bus]``: how to reach NATS."""
 
     urls: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
-    """Servers to try; default the local one."""
+    """Servers of one cluster (``nats://``, ``tls://``, or ``ws://`` and ``wss://`` for WebSocket); default the local one."""
+    credentials: Path | None = None
+    """File with the credentials of this process, readable by its user alone; no default."""
+    ca_file: Path | None = None
+    """PEM file of the CAs that may vouch for the servers; once it is set, nothing is sent without TLS; default: those of the
+    system."""
+    client_cert: Path | None = None
+    """PEM file of the certificate that is shown to servers that ask for one; no default."""
+    client_key: Path | None = None
+    """PEM file of that certificate's key; no default."""
     connect_timeout_s: Seconds = 5.0
     """Seconds after which a server that does not answer counts as unreachable; default 5."""
     reconnect_spread_s: Seconds = 2.0
@@ -65,11 +74,15 @@ class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     def settings(self, name: str) -> BusSettings:
         """Return the settings with which a client called ``name`` connects."""
-        from attestream.bus.connection import BusSettings  # a command line that only prints help need not load NATS
+        # A command line that only prints help need not load NATS.
+        from attestream.bus.connection import BusSettings
+        from attestream.bus.encryption import Encryption
 
         return BusSettings(
             urls=self.urls,
             name=name,
+            credentials=self.credentials,
+            encryption=Encryption(ca_file=self.ca_file, client_cert=self.client_cert, client_key=self.client_key),
             connect_timeout_s=self.connect_timeout_s,
             reconnect_spread_s=self.reconnect_spread_s,
         )

@@ -19,6 +19,8 @@ async def until_stopped(bus: Bus, stopped: asyncio.Event) -> None:
         closed.set()
 
     forget = bus.on_closed(end)
+    if bus.nc.is_closed:
+        closed.set()
     waits = [asyncio.create_task(event.wait()) for event in (stopped, closed)]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

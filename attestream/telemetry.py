@@ -47,6 +47,11 @@ REJECTED: Final = Metric(
     "{message}",
     "Messages that were not believed: not signed, or not by whoever may say this; attribute `what`.",
 )
+BUS_VIOLATIONS: Final = Metric(
+    "attestream.bus.violations",
+    "{refusal}",
+    "What the bus has refused to this service's credentials; attribute `action`: `publish` or `subscription`.",
+)
 DATABASE_FAILURES: Final = Metric(
     "attestream.database.failures",
     "{transaction}",
@@ -61,6 +66,7 @@ METRICS: Final = (
     DELIVERIES,
     DEAD_LETTERS,
     REJECTED,
+    BUS_VIOLATIONS,
     DATABASE_FAILURES,
     RESTARTS,
 )

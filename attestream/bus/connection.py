@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import functools
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -18,9 +16,10 @@ from nats.aio.subscription import Subscription
 
 from attestream.bus import durable, tracing
 from attestream.bus.durable import Ack
+from attestream.bus.link import Callbacks, Link
 from attestream.bus.replies import Replies
 from attestream.bus.serving import Authorised, Endpoint
-from attestream.bus.transport import BoundedClient, reconnect_handler
+from attestream.bus.settings import BusSettings
 from attestream.bus.trust import Trust
 from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, BusError, MalformedError, RefusedError, TimedOutError, TooLargeError
@@ -29,6 +28,8 @@ from schemas.base import Decoder, M, Message, SchemaError, encode
 from schemas.enrolment import Refused
 from schemas.roles import Role
 
+__all__ = ["Ack", "Bus", "BusSettings", "Callback", "connect"]
+
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_S: Final = 5.0
 
@@ -36,28 +37,16 @@ Callback = Callable[[], Awaitable[None]]
 R = TypeVar("R", bound=Message)
 
 
-class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the bus is and how patient its clients are. Times are in seconds."""
-
-    urls: list[str] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
-    name: str = ""
-    """Shown in the server's list of connections."""
-    connect_timeout_s: float = 5.0
-    reconnect_spread_s: float = 1.0
-    """Width of the random delay before an attempt to come back; a large fleet's agents want a minute."""
-    ping_interval_s: float = 10.0
-    """A server that leaves two pings unanswered is left."""
-    pending_bytes: int = 8 << 20
-    """What may wait for the server while the connection is down."""
-
-
-async def connect(settings: BusSettings, *, tls: ssl.SSLContext | None = None) -> Bus:
+async def connect(settings: BusSettings) -> Bus:
     """Return a connected bus.
 
-    :raises BusError: no server could be reached within ``settings.connect_timeout_s``.
+    :raises ConfigError: the settings contradict each other, or a file that they name can not be used.
+    :raises ExpiredError: the credentials hold no more, or not yet.
+    :raises ForbiddenError: the servers refuse the credentials, or ask for some and there are none.
+    :raises BusError: no server could be reached within ``settings.connect_timeout_s``, or none can be trusted.
     """
     bus = Bus(settings)
-    await bus.open(tls)
+    await bus.open()
     return bus
 
 
@@ -69,10 +58,16 @@ class Bus:
     """
 
     def __init__(self, settings: BusSettings) -> None:
+        """Prepare a connection; :func:`connect` makes it and tells what is raised."""
         self.settings = settings
-        self.nc: Client = BoundedClient()
+        self._link = Link(settings)
+        self.nc: Client = self._link.client
         """The raw client, for hot paths."""
-        self.replies = Replies(self.nc)
+        self.holder = self._link.holder
+        """Who this process is on the bus; ``None`` without credentials."""
+        self.violations = self._link.violations
+        """What the server refuses to these credentials."""
+        self.replies = Replies(self.nc, self.violations)
         self.trust = Trust.unsigned()
         """Signs and checks what passes here; a :class:`Trust` that was started takes this one's place."""
         self.dropped = 0
@@ -81,50 +76,18 @@ class Bus:
         self.guest = False
         """Whether this identity lives outside the account of the streams (:mod:`schemas.accounts`)."""
         self._connected = asyncio.Event()
-        self._closing = False
-        self._server = ""
+        self._closing = True
+        """Whether an end of the connection is no news: before it is open, and once :meth:`close` was called."""
         self._on_reconnect: list[Callback] = []
         self._on_closed: list[Callback] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._endpoints: list[Endpoint] = []
 
-    async def open(self, tls: ssl.SSLContext | None = None) -> None:
-        """Connect; called once, by :func:`connect`.
-
-        :raises BusError: no server could be reached in time.
-        """
-        settings = self.settings
-        try:
-            async with asyncio.timeout(settings.connect_timeout_s):
-                await self.nc.connect(
-                    servers=list(settings.urls),
-                    name=settings.name or None,
-                    tls=tls,
-                    connect_timeout=max(1, int(settings.connect_timeout_s)),
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # annotated as int, used as seconds
-                    ping_interval=settings.ping_interval_s,  # type: ignore[arg-type]  # the same
-                    max_outstanding_pings=2,
-                    pending_size=settings.pending_bytes,
-                    error_cb=self._error,
-                    disconnected_cb=self._disconnected,
-                    reconnected_cb=self._reconnected,
-                    closed_cb=self._closed,
-                    reconnect_to_server_handler=reconnect_handler(settings.reconnect_spread_s, lambda: self._server),
-                )
-                # A server that closes during the handshake makes connect() return all the same.
-                if not self.nc.is_connected:
-                    raise BusError("the server closed the connection during the handshake")
-                await self.replies.start()
-                await self.nc.flush()
-        except (nats.errors.Error, TimeoutError, OSError, BusError) as error:
-            last = self.nc.last_error
-            self._closing = True
-            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-                await asyncio.wait_for(self.nc.close(), _CLOSE_S)
-            where = ", ".join(settings.urls)
-            raise BusError(f"{where} can not be reached: {last or str(error) or type(error).__name__}") from error
-        self._note_server()
+    async def open(self) -> None:
+        """Connect; called once, by :func:`connect`, which tells what is raised."""
+        callbacks = Callbacks(self._error, self._disconnected, self._reconnected, self._closed)
+        await self._link.open(callbacks, self.replies.start)
+        self._closing = False
         self._connected.set()
 
     async def connected(self, timeout_s: float) -> None:
@@ -173,6 +136,7 @@ class Bus:
         last sequence that it must have for the message to be taken (0: none). ``sign``: with the signature of this process.
 
         :raises FencedError: the guard's subject has another last sequence.
+        :raises ForbiddenError: the credentials do not allow it.
         :raises TooLargeError: the message is larger than the server takes.
         :raises BusError: it could not be stored within ``timeout_s`` seconds, or is refused for good.
         """
@@ -207,6 +171,7 @@ class Bus:
         one of these roles, made for this question.
 
         :raises TimedOutError: nobody listens, or no answer came within ``timeout_s`` seconds.
+        :raises ForbiddenError: the credentials do not allow to ask this.
         :raises RefusedError: the answer is a refusal; where its code is that of another of our errors, that one is raised.
         :raises SignatureError: the answer is not signed as it must be.
         :raises MalformedError: the answer is of another kind.
@@ -264,12 +229,24 @@ class Bus:
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> Subscription:
         """Hear core messages on ``subject``; ``callback`` is awaited for one after another and must be quick.
 
+        :raises ForbiddenError: the credentials do not allow it.
         :raises BusError: the connection is closed.
         """
-        try:
-            return await self.nc.subscribe(subject, queue=queue, cb=callback)
-        except nats.errors.Error as error:
-            raise BusError(f"{subject} could not be subscribed: {error}") from error
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self.violations.watch("subscription", subject, refused):
+            try:
+                subscription = await self.nc.subscribe(subject, queue=queue, cb=callback)
+                if self.nc.is_connected:
+                    # A refusal comes before the answer to this.
+                    await self.nc.flush()
+            except TimeoutError:
+                _LOG.warning("whether the bus takes the subscription to %s is not known yet", subject)
+            except nats.errors.Error as error:
+                raise BusError(f"{subject} could not be subscribed: {error}") from error
+        if refused.done():
+            await subscription.unsubscribe()
+            refused.result()
+        return subscription
 
     def headers(self, headers: dict[str, str] | None = None) -> dict[str, str]:
         """Return ``headers`` with the content type of our messages and the active trace context."""
@@ -310,6 +287,8 @@ class Bus:
             if self.dropped & (self.dropped - 1) == 0:
                 _LOG.warning("%d messages dropped so far: a subscription of %s is too slow", self.dropped, error.subject)
         elif isinstance(error, nats.errors.Error | OSError):
+            if self.violations.take(error):
+                return
             _LOG.info("bus: %s", str(error) or type(error).__name__)
         else:
             _LOG.error("a subscription's callback failed", exc_info=error)
@@ -322,15 +301,11 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self.reconnects += 1
-        self._note_server()
+        self._link.came_back()
         self._connected.set()
         _LOG.info("reconnected to the bus")
         for callback in list(self._on_reconnect):
             self._spawn(callback)
-
-    def _note_server(self) -> None:
-        url = self.nc.connected_url
-        self._server = url.netloc if url is not None else ""
 
     async def _closed(self) -> None:
         # Whoever waits for the connection shall learn that it does not come.

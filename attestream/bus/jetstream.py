@@ -46,6 +46,7 @@ async def call(bus: Bus, subject: str, body: dict[str, Any] | None = None, *, ti
     """Return the answer to ``$JS.API.<subject>``.
 
     :raises ApiError: the server refused.
+    :raises ForbiddenError: the credentials do not allow the call.
     :raises BusError: no answer within ``timeout_s`` seconds.
     """
     loop = asyncio.get_running_loop()

@@ -14,6 +14,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionReconnectingError, NoRespondersError
 
+from attestream.bus.refusals import Violations
+
 _NO_RESPONDERS: Final = "503"
 _PENDING_LIMIT: Final = 1 << 20
 
@@ -21,16 +23,19 @@ _PENDING_LIMIT: Final = 1 << 20
 class Replies:
     """The reply inbox of a connection. Its prefix is random, so the tokens after it need not be."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: Client, violations: Violations) -> None:
         self._nc = nc
-        self._prefix = nc.new_inbox() + "."
-        self._skip = len(self._prefix)
+        self._violations = violations
+        self._prefix = ""
+        self._skip = 0
         self._tokens = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._repeatable: set[asyncio.Future[Msg]] = set()
 
     async def start(self) -> None:
-        """Subscribe to the inbox; survives reconnects."""
+        """Subscribe to the inbox; survives reconnects. Not before the client knows under which prefix its inboxes are."""
+        self._prefix = self._nc.new_inbox() + "."
+        self._skip = len(self._prefix)
         await self._nc.subscribe(self._prefix + "*", cb=self._take, pending_msgs_limit=_PENDING_LIMIT, pending_bytes_limit=0)
 
     async def ask(
@@ -43,6 +48,7 @@ class Replies:
 
         :raises NoRespondersError: nobody listens to ``subject``.
         :raises ConnectionReconnectingError: the connection was lost under a repeatable question.
+        :raises ForbiddenError: the credentials do not allow to publish there.
         :raises TimeoutError: no reply came in time.
         """
         token = str(next(self._tokens))
@@ -51,9 +57,10 @@ class Replies:
         if repeatable:
             self._repeatable.add(future)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._nc.publish(subject, data, reply=self._prefix + token, headers=headers)
-                message = await future
+            with self._violations.watch("publish", subject, future):
+                async with asyncio.timeout(timeout_s):
+                    await self._nc.publish(subject, data, reply=self._prefix + token, headers=headers)
+                    message = await future
         finally:
             del self._waiting[token]
             self._repeatable.discard(future)

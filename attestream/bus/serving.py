@@ -77,10 +77,8 @@ class Endpoint:
         self._subscription: Subscription | None = None
 
     async def start(self, queue: str) -> None:
-        """Join queue group ``queue``."""
-        self._subscription = await self._bus.nc.subscribe(self._subject, queue=queue, cb=self._take)
-        # Whoever is told that the service is ready must find it.
-        await self._bus.nc.flush()
+        """Join queue group ``queue``; at the end the server knows of it."""
+        self._subscription = await self._bus.subscribe(self._subject, self._take, queue=queue)
 
     async def stop(self) -> None:
         """Leave the queue group and let the running handlers end."""

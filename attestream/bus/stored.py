@@ -150,6 +150,7 @@ async def replica_message(bus: Bus, stream: str, subject: str) -> Stored | None:
 async def get_batch(bus: Bus, stream: str, request: dict[str, Any]) -> Batch:
     """Return the answer to one batched direct get. An interrupted answer is asked for again.
 
+    :raises ForbiddenError: the credentials do not allow to read the stream.
     :raises BusError: no whole answer came within 15 s.
     """
     loop = asyncio.get_running_loop()
@@ -185,11 +186,13 @@ async def _attempt(bus: Bus, stream: str, payload: bytes) -> Batch:
             end.set_result(Batch(messages=messages, status=headers.get("Status", ""), pending=int(pending)))
 
     inbox = bus.nc.new_inbox()
+    subject = f"$JS.API.DIRECT.GET.{stream}"
     subscription = await bus.nc.subscribe(inbox, cb=take, pending_bytes_limit=0)
     try:
-        await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", payload, reply=inbox)
-        async with asyncio.timeout(_ATTEMPT_S):
-            return await end
+        with bus.violations.watch("publish", subject, end):
+            await bus.nc.publish(subject, payload, reply=inbox)
+            async with asyncio.timeout(_ATTEMPT_S):
+                return await end
     finally:
         if not bus.nc.is_closed:
             await subscription.unsubscribe()

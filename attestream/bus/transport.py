@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
-from collections.abc import Callable
-from typing import Any, Final, cast
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, cast
 
-from nats.aio.client import Client, Server
-from nats.aio.transport import TcpTransport
+import nats.errors
+from nats.aio.client import Client, Server, Srv
+from nats.aio.transport import TcpTransport, Transport
+
+from attestream.errors import ConfigError
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long a dead connection may take to close. TLS would wait 30 s for a peer that has stalled."""
@@ -81,12 +86,92 @@ class BoundedTransport(TcpTransport):
             writer.transport.abort()
 
 
-class BoundedClient(Client):
-    """A NATS client over :class:`BoundedTransport`."""
+class Terms(NamedTuple):
+    """On what terms a client talks to a server."""
 
-    def __init__(self) -> None:
+    encrypted: bool
+    """Nothing but the server's greeting may pass without TLS."""
+    identified: bool
+    """The server must ask who is there: one that does not is another than the one that was meant."""
+    context: Callable[[], ssl.SSLContext]
+    """Makes the context of each TLS connection."""
+    websocket: bool
+    failed: Callable[[str, Exception], bool]
+    """Told of each attempt that failed, the server's host and port and why; returns whether to go on."""
+
+
+class BoundedClient(Client):
+    """A NATS client over :class:`BoundedTransport` that keeps :class:`Terms`.
+
+    The library sends its credentials in the clear when the server's greeting says nothing of TLS, whatever the URL says; it
+    believes what a greeting in the clear tells about further servers; and an unexpected exception ends its coming back
+    without a word. Hence the overrides.
+    """
+
+    def __init__(self, terms: Terms) -> None:
         super().__init__()
-        self._transport = BoundedTransport()
+        self._terms = terms
+        self._transport = websocket_transport() if terms.websocket else BoundedTransport()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context of the next TLS connection."""
+        return self._terms.context()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._terms.websocket and not self._transport:
+            self._transport = websocket_transport()
+        await self._attempt(s.uri.netloc, super()._connect_to_server(s))
+
+    async def _process_connect_init(self) -> None:
+        server = self._current_server.uri.netloc if self._current_server is not None else ""
+        await self._attempt(server, super()._process_connect_init())
+
+    async def _attempt(self, server: str, step: Coroutine[Any, Any, None]) -> None:
+        try:
+            await step
+        except Exception as error:
+            if not self._terms.failed(server, error):
+                # The only thing that ends the library's first connect, which would try for ever, without any pause.
+                raise asyncio.CancelledError from error
+            if isinstance(error, OSError | nats.errors.Error | TimeoutError):
+                raise
+            # The library would end its coming back at anything else.
+            raise nats.errors.Error(str(error) or type(error).__name__) from error
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection:
+            if self._terms.identified and not info.get("nonce"):
+                raise UnaskedError
+            if self._terms.encrypted and not self._terms.websocket:
+                if not (info.get("tls_required") or info.get("tls_available")):
+                    raise nats.errors.SecureConnWantedError
+                info["tls_required"] = True
+        if self._terms.websocket or (initial_connection and self._terms.encrypted):
+            info = {key: value for key, value in info.items() if key != "connect_urls"}
+        await super()._process_info(info, initial_connection)
+
+
+class UnaskedError(nats.errors.Error):
+    """A server that does not ask who is there."""
+
+    def __str__(self) -> str:
+        return "the server does not ask for credentials"
+
+
+def websocket_transport() -> Transport:
+    """Return a new transport over WebSocket.
+
+    :raises ConfigError: aiohttp is not installed.
+    """
+    try:
+        # By name: the agent is installed without aiohttp, unless it is to use this.
+        module = importlib.import_module("attestream.bus.websocket")
+    except ImportError as error:
+        raise ConfigError(
+            "WebSocket URLs (ws, wss) need aiohttp, which is not installed", remedy="Run `pip install aiohttp`."
+        ) from error
+    return cast("Transport", module.BoundedWebSocket())
 
 
 def reconnect_handler(

@@ -8,7 +8,6 @@ import ipaddress
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestream.bus.connection import BusSettings, connect
+from attestream.bus.encryption import Encryption
 from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
 from attestream.errors import BusError, FencedError
@@ -111,9 +111,14 @@ async def test_stalled_server_behind_tls_is_left_in_seconds(tmp_path):
     servers = [NatsServer(tmp_path / name, extra=f'tls {{ cert_file: "{chain}", key_file: "{key}" }}') for name in "ab"]
     for server in servers:
         server.start()
-    tls = ssl.create_default_context(cafile=str(chain))
-    settings = BusSettings(urls=[server.url for server in servers], reconnect_spread_s=0.1, ping_interval_s=0.2)
-    bus = await connect(settings, tls=tls)
+    bus = await connect(
+        BusSettings(
+            urls=[server.url for server in servers],
+            reconnect_spread_s=0.1,
+            ping_interval_s=0.2,
+            encryption=Encryption(ca_file=chain),
+        )
+    )
     back = asyncio.Event()
 
     async def noted() -> None:
