@@ -67,6 +67,20 @@ _KINDS: Final = (
     Kind("freshness.stale", "quote", WARNING, "The evidence answers a challenge that is too old.", _RETRY),
     Kind("freshness.future", "quote", WARNING, "The evidence answers a challenge from the future.", _CLOCKS),
     Kind("freshness.replayed", "quote", WARNING, "Evidence for this or a later challenge was judged already.", _RETRY),
+    Kind(
+        "limits.evidence",
+        "quote",
+        WARNING,
+        "The agent sends more messages than it may: they are thrown away unseen.",
+        "Look into the agent: an honest one sends a few in a minute.",
+    ),
+    Kind(
+        "limits.warnings",
+        "quote",
+        WARNING,
+        "The agent gives cause for more warnings than are put on the record.",
+        "Look into the agent; its result has the newest findings.",
+    ),
     Kind("quote.signature-invalid", "quote", FAILURE, "The enrolled attestation key did not sign the quote.", _LOOK),
     Kind("quote.malformed", "quote", FAILURE, "What was signed is not a well-formed quote of a TPM.", _AGENT),
     Kind(

@@ -244,15 +244,16 @@ class Consumer:
             if task is None or task.cancelling():
                 raise
             # Something inside the handler was cancelled; passing it on would end the subscription without a word.
-            await self._failed(delivery, RuntimeError("the handler was cancelled from within"))
+            await self.fail(delivery, RuntimeError("the handler was cancelled from within"))
         except Exception as error:  # noqa: BLE001 - whatever it is, outcome.decide() gives the message its fate
-            await self._failed(delivery, error)
+            await self.fail(delivery, error)
         else:
             self._last_sequence = delivery.sequence
             if result is not DEFERRED:
                 await delivery.ack()
 
-    async def _failed(self, delivery: Delivery, error: Exception) -> None:
+    async def fail(self, delivery: Delivery, error: Exception) -> None:
+        """Let :mod:`attestream.bus.outcome` decide about a delivery that was deferred and has ended in ``error``."""
         fate = outcome.decide(error, delivery.deliveries, self._max_deliveries)
         unexpected = error if fate.code == "internal" else None
         where = f"{self.stream}/{self.name} message {delivery.sequence} delivery {delivery.deliveries}"

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import tempfile
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -34,8 +33,9 @@ async def run_hook(command: Sequence[str], revocation: Revocation, *, timeout_s:
     A command that takes longer than ``timeout_s`` seconds is killed with all that it started. Return whether it ended well;
     what went wrong is logged.
     """
-    # Files in place of pipes: neither a hook that does not read nor one that leaves a child behind can hold us up.
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+    # Files in place of pipes: neither a hook that does not read nor one that leaves a child behind can hold us up. They are
+    # in memory: a revocation must be acted on with a full disk too.
+    with os.fdopen(os.memfd_create("given"), "w+b") as given, os.fdopen(os.memfd_create("said"), "w+b") as said:
         given.write(msgspec.json.encode(document(revocation)))
         given.seek(0)
         try:

@@ -10,6 +10,7 @@ from typing import Final
 
 from attestream.bus.connection import Bus
 from attestream.errors import BusError
+from attestream.rates import TokenBucket
 from schemas import subjects
 from schemas.attestation import ChangeNotice
 from services.agent.ima_log import ImaLog
@@ -23,27 +24,6 @@ NOTICE_BURST: Final = 3
 """Notices that may be sent at once after a quiet time."""
 
 _STUCK_S: Final = 5.0
-
-
-class TokenBucket:
-    """Lets ``burst`` things through at once and one more each ``interval_s``. Times are in seconds of any steady clock."""
-
-    def __init__(self, interval_s: float, burst: int, clock: Callable[[], float]) -> None:
-        self._interval_s = interval_s
-        self._burst = burst
-        self._clock = clock
-        self._tokens = float(burst)
-        self._at = clock()
-
-    def take(self) -> bool:
-        """Take a token; return whether there was one."""
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) / self._interval_s)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Watch:

@@ -12,11 +12,17 @@ from schemas.attestation import MAX_PARTS, PART_BYTES, Evidence, EvidencePart
 MAX_HELD_BYTES = 128 << 20
 """Bytes of messages that one worker's partition holds for incomplete evidence, whatever is in them."""
 
-MAX_DELIVERIES = 2 * MAX_PARTS
-"""Messages held for one evidence: a part may be delivered twice, but an agent can not fill the partition with repeats."""
+MAX_DELIVERIES = MAX_PARTS + 32
+"""Messages held for one evidence: a few may be delivered twice, but an agent can not fill the partition with repeats."""
+
+MAX_HELD = 3 * (MAX_PARTS + 1)
+"""Messages held for all incomplete evidence of a partition: what else comes must always find room."""
 
 LIFETIME_MS = 20_000
 """How long incomplete evidence is kept; the agent is asked again long before."""
+
+ORPHANS_MS = 3_000
+"""How long parts are kept without the quote that they belong to: agents send it first."""
 
 
 @dataclass
@@ -27,6 +33,10 @@ class _Pending:
     parts: dict[int, EvidencePart] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)
     size: int = 0
+
+    def old(self, now: int) -> bool:
+        """Return whether it has been waited for long enough."""
+        return now - self.born > (LIFETIME_MS if self.head is not None else min(LIFETIME_MS, ORPHANS_MS))
 
     @property
     def complete(self) -> bool:
@@ -70,11 +80,14 @@ class Assembly:
 
     def given_up(self, now: int) -> list[Delivery]:
         """Give up what is too old, and the largest while too much is held; return all that was given up since last time."""
-        held = sum(pending.size for pending in self._pending.values())
-        # The largest and not the oldest: who sends too much does not push out what others have sent before.
-        for agent_id, pending in sorted(self._pending.items(), key=lambda item: item[1].size, reverse=True):
-            if now - pending.born > LIFETIME_MS or held > MAX_HELD_BYTES:
-                held -= pending.size
+        size = sum(pending.size for pending in self._pending.values())
+        count = sum(len(pending.deliveries) for pending in self._pending.values())
+        # Parts without a quote first, then the largest and not the oldest: who sends too much does not push out what others
+        # have sent before.
+        for agent_id, pending in sorted(self._pending.items(), key=_burden, reverse=True):
+            if pending.old(now) or size > MAX_HELD_BYTES or count > MAX_HELD:
+                size -= pending.size
+                count -= len(pending.deliveries)
                 self._give_up(agent_id)
         given_up, self._given_up = self._given_up, []
         return given_up
@@ -113,3 +126,8 @@ class Assembly:
         boot = b"".join(part.data for part in ordered if part.boot)
         ima = msgspec.structs.replace(head.ima, data=log) if head.ima is not None else None
         return Whole(msgspec.structs.replace(head, ima=ima, boot_log=boot, parts=0), pending.deliveries)
+
+
+def _burden(item: tuple[str, _Pending]) -> tuple[bool, float]:
+    pending = item[1]
+    return pending.head is None, pending.size / MAX_HELD_BYTES + len(pending.deliveries) / MAX_HELD

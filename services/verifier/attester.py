@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from attestream.appraisal.policy import CompiledPolicy
 from attestream.appraisal.state import AttesterState, fresh
 from attestream.tpm.public import Public
+from schemas.attestation import MAX_PARTS
 from schemas.commands import AgentStatus
 from schemas.events import Finding, Standing
 from services.verifier.wheel import IDLE
 
 if TYPE_CHECKING:
     from services.verifier.partition import Partition
+
+
+ALLOWANCE = 2 * (MAX_PARTS + 1)
+"""Messages that an agent may send at once after a quiet time: its largest evidence, twice."""
 
 
 class Attester:
@@ -23,6 +28,9 @@ class Attester:
         "again",
         "agent_id",
         "ak",
+        "allowance",
+        "allowance_at",
+        "asked_at",
         "attestations",
         "busy",
         "commanded_at",
@@ -53,6 +61,8 @@ class Attester:
         "token",
         "transport",
         "unsaved_since",
+        "warned",
+        "warned_since",
     )
 
     def __init__(self, agent_id: str, partition: Partition, policy: CompiledPolicy, policy_name: str) -> None:
@@ -96,9 +106,27 @@ class Attester:
         self.renewed_at = 0
         self.result_expires_at = 0
         self.refused_at = 0
+        self.allowance = float(ALLOWANCE)
+        """Messages that are taken from it now (:meth:`allow`)."""
+        self.allowance_at = 0
+        self.asked_at = 0
+        """When the registrar last knew another enrolment than the one that its evidence named."""
+        self.warned = 0
+        """Warnings on the record since ``warned_since``."""
+        self.warned_since = 0
         self.unsaved_since = 0
         """When what the row lacks began to gather, while the journal has it."""
         self.slot = IDLE
+
+    def allow(self, now: int, per_s: float) -> bool:
+        """Return whether one more message is taken from it at ``now`` (Unix ms), of ``per_s`` per second on average."""
+        grown = max(0, now - self.allowance_at) / 1000 * per_s
+        self.allowance = min(float(ALLOWANCE), self.allowance + grown)
+        self.allowance_at = now
+        if self.allowance < 1:
+            return False
+        self.allowance -= 1
+        return True
 
     @property
     def watched(self) -> bool:

@@ -16,17 +16,21 @@ import msgspec
 
 from attestream.appraisal import freshness
 from attestream.appraisal.appraise import Appraisal, Verdict, appraise
+from attestream.appraisal.clock import restarted
 from attestream.appraisal.findings import finding
 from attestream.appraisal.standing import Trigger, step
+from attestream.appraisal.state import AttesterState
 from attestream.bus.connection import Bus
+from attestream.errors import MalformedError
 from attestream.ima.memo import Memo
 from attestream.telemetry import APPRAISALS, counter
+from attestream.tpm.structures import parse_quote
 from schemas.attestation import Evidence
 from schemas.events import EventKind, Finding, Standing
 from services.verifier import identities
 from services.verifier.attester import Attester
 from services.verifier.journal import Journal
-from services.verifier.scheduler import Scheduler
+from services.verifier.scheduler import Scheduler, monotonic_ms
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +44,31 @@ still for so long loses its partitions, as does whoever takes them over and is g
 LARGE_AT_A_TIME: Final = 2
 """Large logs that are appraised at the same time: each makes everything else slower."""
 
-REFUSALS_EVERY_MS: Final = 10_000
-"""At most one event about refused evidence per agent in this time: refusals can be provoked by anyone."""
+REFUSALS_EVERY_MS: Final = 60_000
+"""At most one event and one line in the log about refused evidence per agent in this time: anyone can provoke refusals."""
+
+ASK_EVERY_MS: Final = 10_000
+"""How long the registrar is not asked again about an agent after it has denied the enrolment that evidence named."""
+
+PAUSE_FACTOR: Final = 9
+"""An agent whose evidence took long is left alone for so many times as long, at most a third of its lease."""
+
+HOUR_MS: Final = 3_600_000
 
 
 class Desk:
     """Appraises the evidence of one worker's agents."""
 
     def __init__(
-        self, bus: Bus, journal: Journal, scheduler: Scheduler, clock: Callable[[], int], *, secret: bytes, window_ms: int
+        self,
+        bus: Bus,
+        journal: Journal,
+        scheduler: Scheduler,
+        clock: Callable[[], int],
+        *,
+        secret: bytes,
+        window_ms: int,
+        warnings_per_h: int,
     ) -> None:
         self._bus = bus
         self._journal = journal
@@ -56,6 +76,7 @@ class Desk:
         self._clock = clock
         self._secret = secret
         self._window = window_ms
+        self._warnings_per_h = warnings_per_h
         self._memo = Memo()
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -72,7 +93,7 @@ class Desk:
             return False
         if attester.findings or evidence.enrolment != attester.enrolment or self._stale(attester, evidence, received_at):
             return False
-        if _is_large(evidence):
+        if is_large(evidence) or _starts_over_unasked(attester, evidence):
             return False
         appraisal = self._appraise(attester, evidence, received_at)
         if appraisal.verdict is not Verdict.PASS or appraisal.findings:
@@ -140,6 +161,10 @@ class Desk:
             if self._renewal_due(attester, self._clock()):
                 await self._journal.renew(attester)
 
+    async def flooded(self, attester: Attester, received_at: int) -> None:
+        """A message was thrown away because its agent sends too many."""
+        await self._refuse(attester, finding("limits.evidence"), received_at)
+
     async def check_lapse(self, attester: Attester) -> None:
         """Put on the record that the result of ``attester`` has run out. The caller holds the agent."""
         if attester.result_expires_at and attester.result_expires_at <= self._clock():
@@ -157,22 +182,32 @@ class Desk:
             if not again:
                 await self._refuse(attester, refusal, received_at)
             return
-        if evidence.enrolment != attester.enrolment:
+        if evidence.enrolment != attester.enrolment and received_at - attester.asked_at >= ASK_EVERY_MS:
             identities.adopt(attester, await identities.ask(self._bus, attester.agent_id))
-        if _is_large(evidence):
+            if evidence.enrolment != attester.enrolment:
+                attester.asked_at = received_at
+        if _starts_over_unasked(attester, evidence):
+            # It could have the whole log replayed with each challenge.
+            await self._incomplete(attester, evidence, attester.state)
+            self._scheduler.answered(attester)
+            return
+        took_ms = 0
+        if is_large(evidence):
             async with self._large:
+                began = monotonic_ms()
                 appraisal = await asyncio.to_thread(self._appraise, attester, evidence, received_at)
+                took_ms = monotonic_ms() - began
         else:
             appraisal = self._appraise(attester, evidence, received_at)
         self.appraised[appraisal.verdict] += 1
         if appraisal.verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
         elif appraisal.verdict is Verdict.AGAIN:
-            await self._incomplete(attester, evidence, appraisal)
+            await self._incomplete(attester, evidence, appraisal.state)
         else:
             await self._good(attester, evidence, appraisal, received_at)
         if attester.seq == evidence.seq or attester.again:
-            self._scheduler.answered(attester)
+            self._scheduler.answered(attester, min(PAUSE_FACTOR * took_ms, attester.lease_ms // 3))
 
     def is_stale(self, attester: Attester, evidence: Evidence, received_at: int) -> bool:
         """Return whether ``evidence`` is not fresh."""
@@ -208,7 +243,7 @@ class Desk:
     async def _good(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, received_at: int) -> None:
         if self._clock() - evidence.issued_at > self._window:
             # It waited on the stream: what it proves is kept, but it says nothing about now.
-            self._advance(attester, evidence, appraisal)
+            self._advance(attester, evidence, appraisal.state)
             attester.again = True
             return
         warnings = list(appraisal.findings)
@@ -216,9 +251,7 @@ class Desk:
         if change is not None:
             await self._journal.transition(attester, change.kind, change.after, findings=warnings, cause_at=received_at)
         elif _codes(warnings) - _codes(attester.findings):
-            await self._journal.transition(
-                attester, EventKind.WARNED, attester.standing, findings=warnings, cause_at=received_at
-            )
+            await self._warn(attester, warnings, received_at)
         news = change is not None or warnings != attester.findings
         attester.findings = warnings
         self._passed(attester, evidence, appraisal, received_at)
@@ -236,12 +269,26 @@ class Desk:
             await self._journal.transition(attester, change.kind, change.after, findings=found, cause_at=received_at)
         attester.findings = found
         attester.missed = 0
-        self._advance(attester, evidence, appraisal)
+        self._advance(attester, evidence, appraisal.state)
         self._journal.touch(attester)
         await self._journal.renew(attester)
 
-    async def _incomplete(self, attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
-        self._advance(attester, evidence, appraisal)
+    async def _warn(self, attester: Attester, warnings: list[Finding], received_at: int) -> None:
+        """Put warnings on the record: so many of one agent in an hour, then one that says that there are more."""
+        if received_at - attester.warned_since >= HOUR_MS:
+            attester.warned, attester.warned_since = 0, received_at
+        attester.warned += 1
+        if attester.warned > self._warnings_per_h + 1:
+            return
+        if attester.warned > self._warnings_per_h:
+            text = f"{self._warnings_per_h} warnings within an hour are on the record; the rest of the hour's are not."
+            warnings = [finding("limits.warnings", message=text)]
+        await self._journal.transition(
+            attester, EventKind.WARNED, attester.standing, findings=warnings, cause_at=received_at
+        )
+
+    async def _incomplete(self, attester: Attester, evidence: Evidence, state: AttesterState) -> None:
+        self._advance(attester, evidence, state)
         attester.retries += 1
         if attester.retries <= MAX_RETRIES:
             attester.again = True
@@ -252,21 +299,21 @@ class Desk:
             await self._missed(attester)
 
     def _passed(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, now: int) -> None:
-        self._advance(attester, evidence, appraisal)
+        self._advance(attester, evidence, appraisal.state)
         attester.missed = 0
         attester.retries = 0
         attester.attestations += 1
         attester.last_at = now
 
     @staticmethod
-    def _advance(attester: Attester, evidence: Evidence, appraisal: Appraisal) -> None:
+    def _advance(attester: Attester, evidence: Evidence, state: AttesterState) -> None:
         attester.accepted = max(attester.accepted, evidence.seq)
-        attester.state = appraisal.state
+        attester.state = state
 
     async def _refuse(self, attester: Attester, refusal: Finding, received_at: int) -> None:
-        log.warning("%s: evidence refused: %s", attester.agent_id, refusal.message)
         if received_at - attester.refused_at >= REFUSALS_EVERY_MS:
             attester.refused_at = received_at
+            log.warning("%s: evidence refused: %s", attester.agent_id, refusal.message)
             await self._journal.refused(attester, refusal, received_at)
 
     @staticmethod
@@ -274,7 +321,20 @@ class Desk:
         return attester.result_expires_at - now < attester.lease_ms * 2 // 3
 
 
-def _is_large(evidence: Evidence) -> bool:
+def _starts_over_unasked(attester: Attester, evidence: Evidence) -> bool:
+    """Return whether the log of ``evidence`` starts at 0 while its beginning is proven and the machine has not rebooted."""
+    ima, state = evidence.ima, attester.state
+    if ima is None or ima.ima_first or not state.ima_entries or state.policy != attester.policy.digest:
+        return False
+    try:
+        # Not verified yet: one that lies about its boots fails.
+        return not restarted(parse_quote(evidence.quote).clock, state)
+    except MalformedError:
+        return False
+
+
+def is_large(evidence: Evidence) -> bool:
+    """Return whether the logs of ``evidence`` are appraised in a thread."""
     log = len(evidence.ima.data) if evidence.ima is not None else 0
     return log + len(evidence.boot_log) > LARGE_LOGS
 

@@ -13,7 +13,7 @@ from attestream.appraisal.state import decode_state, fresh
 from attestream.bus.connection import Bus
 from attestream.bus.consume import DEFERRED, Consumer, Deferred, Delivery
 from attestream.bus.takeover import take_over
-from attestream.config import VerifierConfig
+from attestream.config import LimitsConfig, VerifierConfig
 from attestream.errors import AttestreamError, FencedError, MalformedError, RefusedError
 from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
@@ -23,11 +23,12 @@ from schemas.events import Event, EventKind, Standing
 from services.verifier import commands, identities, record
 from services.verifier.assembly import Assembly, Whole
 from services.verifier.attester import Attester
-from services.verifier.desk import Desk
+from services.verifier.desk import Desk, is_large
 from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
 from services.verifier.policies import Policies, split
 from services.verifier.scheduler import Scheduler
+from services.verifier.settling import RETRY_S, Settling
 from services.verifier.store import Row, Store, unpack_findings
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
 COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
-RETRY_PARTS_S: Final = 0.25
 RESTART_MS: Final = 100
 RESTARTS_PER_MS: Final = 4
 """The agents of a partition that was taken over are challenged within 100 ms and a millisecond for every four agents."""
@@ -62,6 +62,7 @@ class Services:
     desk: Desk
     roster: dict[str, Attester]
     """Subject token -> agent, of all partitions."""
+    limits: LimitsConfig
 
 
 class Partition:
@@ -83,6 +84,7 @@ class Partition:
         self._desk = services.desk
         self._roster = services.roster
         self._assembly = Assembly()
+        self._rate = services.limits.evidence_per_agent_s
         self._open = False
         self._consuming = asyncio.Lock()
         self._delivered_before = 0
@@ -109,6 +111,7 @@ class Partition:
                 ack_wait_s=ACK_WAIT_S,
             ),
         )
+        self._settling = Settling(self._consumers[0].fail)
 
     @property
     def is_open(self) -> bool:
@@ -166,6 +169,7 @@ class Partition:
         """Stop, leaving what is not acknowledged to the next owner."""
         async with self._consuming:
             await self._stop_consuming()
+            await self._settling.stop()
             self._open = False
         for attester in self.attesters.values():
             self.scheduler.stop(attester)
@@ -282,6 +286,11 @@ class Partition:
 
     async def _evidence(self, delivery: Delivery) -> Deferred | None:
         self.check_owned()
+        sender = self._roster.get(delivery.subject.rpartition(".")[2])
+        if sender is not None and not sender.allow(delivery.at, self._rate):
+            # Not even looked at: whoever sends without end costs next to nothing.
+            await self._desk.flooded(sender, delivery.at)
+            return None
         message = _INBOUND.decode(delivery.data)
         if delivery.subject.rpartition(".")[2] != subjects.token(message.agent_id):
             raise MalformedError(f"a message of {message.agent_id} was published under {delivery.subject}")
@@ -289,9 +298,19 @@ class Partition:
         if attester is None:
             return None
         match message:
+            case Evidence() | EvidencePart() if self._settling.busy(attester.agent_id):
+                await delivery.retry(RETRY_S)
+                return DEFERRED
+            case Evidence(parts=0) if is_large(message):
+                self._settle(attester, Whole(message, [delivery]), delivery)
+                return DEFERRED
             case Evidence(parts=0):
                 if not self._desk.routine(attester, message, delivery.at):
                     await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
+                return None
+            case Evidence() if self._desk.is_stale(attester, message, delivery.at):
+                # Its parts will find no quote, and are given up soon.
+                await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
                 return None
             case Evidence() | EvidencePart():
                 await self._collect(attester, message, delivery)
@@ -308,7 +327,7 @@ class Partition:
         else:
             whole = self._assembly.part(message, delivery, now)
         if whole is not None:
-            await self._settle(attester, whole, delivery)
+            self._settle(attester, whole, delivery)
         await self.tidy()
 
     async def tidy(self) -> None:
@@ -316,17 +335,10 @@ class Partition:
         for given_up in self._assembly.given_up(self._clock()):
             await given_up.ack()
 
-    async def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:
-        try:
-            await self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=self._again(last))
-        except AttestreamError:
-            # The consumer decides about the last delivery by the error; the others must come again with it.
-            for part in whole.deliveries:
-                if part is not last:
-                    await part.retry(RETRY_PARTS_S)
-            raise
-        for part in whole.deliveries:
-            await part.ack()
+    def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:
+        again = self._again(last)
+        work = self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=again)
+        self._settling.begin(attester.agent_id, work, whole.deliveries, last)
 
 
 def _version(event: Event) -> int:

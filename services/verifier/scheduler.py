@@ -99,13 +99,13 @@ class Scheduler:
             attester.queued = False
             self._ready.remove(attester)
 
-    def answered(self, attester: Attester) -> None:
-        """The challenge that is out has been answered and dealt with: set the next one."""
+    def answered(self, attester: Attester, pause_ms: int = 0) -> None:
+        """The challenge that is out has been answered and dealt with: set the next one, not before ``pause_ms``."""
         if attester.again:
-            self.later(attester, 0)
+            self.later(attester, pause_ms)
         else:
             elapsed = self._clock() - attester.issued_at
-            self.later(attester, max(0, int(attester.interval_ms * _random.uniform(0.9, 1.0)) - elapsed))
+            self.later(attester, max(pause_ms, int(attester.interval_ms * _random.uniform(0.9, 1.0)) - elapsed))
         attester.again = False
 
     def absent(self, attester: Attester) -> None:

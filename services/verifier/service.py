@@ -68,7 +68,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
         try:
             await ensure_topology(bus, sizes=config.limits.sizes())
             store = Store(engine)
-            worker = Worker(bus, store, config.verifier, secret, unix_ms)
+            worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)
             await Queries(bus, store, worker).serve()
             await _work(worker, until_stopped(bus, stopped))
         finally:

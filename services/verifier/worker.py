@@ -12,7 +12,7 @@ from attestream.appraisal.freshness import MAX_SKEW_MS
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
 from attestream.bus.topology import ensure_topology
-from attestream.config import VerifierConfig
+from attestream.config import LimitsConfig, VerifierConfig
 from attestream.errors import AttestreamError, BusError
 from schemas import subjects, topology
 from schemas.attestation import Evidence
@@ -40,7 +40,16 @@ _EVIDENCE: Final = Decoder[Evidence](Evidence)
 class Worker:
     """One worker of the pool. :meth:`run` until it is cancelled, then :meth:`stop`."""
 
-    def __init__(self, bus: Bus, store: Store, settings: VerifierConfig, secret: bytes, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        settings: VerifierConfig,
+        secret: bytes,
+        clock: Callable[[], int],
+        limits: LimitsConfig | None = None,
+    ) -> None:
+        limits = limits or LimitsConfig()
         self.name = settings.worker_id or f"w-{secrets.token_hex(4)}"
         self._bus = bus
         self._clock = clock
@@ -68,7 +77,13 @@ class Worker:
             reply_prefix=self._inbox,
         )
         desk = Desk(
-            bus, journal, self.scheduler, clock, secret=secret, window_ms=2 * settings.challenge_timeout_ms + MAX_SKEW_MS
+            bus,
+            journal,
+            self.scheduler,
+            clock,
+            secret=secret,
+            window_ms=2 * settings.challenge_timeout_ms + MAX_SKEW_MS,
+            warnings_per_h=limits.warnings_per_agent_h,
         )
         self.services = Services(
             bus=bus,
@@ -81,6 +96,7 @@ class Worker:
             scheduler=self.scheduler,
             desk=desk,
             roster=self._roster,
+            limits=limits,
         )
 
     def attester(self, agent_id: str) -> Attester | None:

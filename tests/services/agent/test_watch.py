@@ -6,11 +6,12 @@ import asyncio
 import time
 
 from attestream.bus.connection import Bus
+from attestream.rates import TokenBucket
 from devtools.evidence_stream import EvidenceStream
 from devtools.ima_emulator import ImaEmulator
 from schemas.attestation import ChangeNotice
 from services.agent.ima_log import ImaLog
-from services.agent.watch import NOTICE_BURST, NOTICE_INTERVAL_S, TokenBucket, Watch
+from services.agent.watch import NOTICE_BURST, NOTICE_INTERVAL_S, Watch
 
 
 def now() -> int:

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.attestation import PART_BYTES, Evidence, EvidencePart, ImaDelta
 from schemas.base import encode
-from services.verifier.assembly import LIFETIME_MS, MAX_DELIVERIES, MAX_HELD_BYTES, Assembly
+from services.verifier.assembly import LIFETIME_MS, MAX_DELIVERIES, MAX_HELD, MAX_HELD_BYTES, ORPHANS_MS, Assembly
 
 HEAD = Evidence(
     agent_id="a",
@@ -65,9 +65,33 @@ def test_a_part_twice_counts_once_but_is_acknowledged_twice():
 
 def test_what_stays_incomplete_is_given_up():
     assembly = Assembly()
-    offer(assembly, PARTS[0], "p0", now=0)
+    offer(assembly, HEAD, "h", now=0)
     assert assembly.given_up(LIFETIME_MS) == []
-    assert assembly.given_up(LIFETIME_MS + 1) == ["p0"]
+    assert assembly.given_up(LIFETIME_MS + 1) == ["h"]
+
+
+def test_parts_without_their_quote_are_given_up_sooner():
+    assembly = Assembly()
+    offer(assembly, PARTS[0], "p0", now=0)
+    assert assembly.given_up(ORPHANS_MS) == []
+    assert assembly.given_up(ORPHANS_MS + 1) == ["p0"]
+
+
+def test_orphans_of_many_agents_leave_room_for_honest_evidence():
+    assembly = Assembly()
+    offer(assembly, msgspec.structs.replace(HEAD, agent_id="honest", parts=200), "honest")
+    held = 1
+    for number in range(199):
+        offer(assembly, msgspec.structs.replace(PARTS[0], agent_id="honest", index=number), f"honest {number}")
+        held += 1
+    for number in range(4000):
+        part = msgspec.structs.replace(PARTS[0], agent_id=f"hostile-{number % 20}", index=number // 20)
+        offer(assembly, part, number)
+        gone = assembly.given_up(0)
+        held += 1 - len(gone)
+        assert held <= MAX_HELD
+        assert not any(str(name).startswith("honest") for name in gone)
+    assert offer(assembly, msgspec.structs.replace(PARTS[0], agent_id="honest", index=199), "last") is not None
 
 
 def test_evidence_of_an_older_challenge_is_given_up():
