@@ -147,6 +147,8 @@ async def _connected(place: Installation, urls: Sequence[str], credentials: Path
                 inbox_prefix=inbox(Role(role_of(token)), token.name),
                 tls=ssl.create_default_context(cafile=place.ca_file) if encrypted else None,
                 allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
                 error_cb=quiet,
                 connect_timeout=int(_PATIENCE_S),
             )
