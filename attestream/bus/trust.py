@@ -97,7 +97,9 @@ class Trust:
         self._clock = clock
         self._checked = True
         self._keyring: Keyring | None = None
-        self._stale: bytes = b""
+        self._stale = b""
+        self.roster_bytes = b""
+        """The roster in use, in its envelope."""
         self._known: OrderedDict[bytes, Author] = OrderedDict()
         self._counter = counter(REJECTED)
         self._bus: Bus | None = None
@@ -293,6 +295,7 @@ class Trust:
             return True
         self._keyring = Keyring(ours)
         self._known.clear()
+        self.roster_bytes = data
         _log.info("roster %d of installation %s with %d keys", ours.version, ours.installation, len(ours.keys))
         self._write_file(data)
         return True

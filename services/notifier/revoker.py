@@ -76,6 +76,8 @@ class Revoker:
         event = _DECODER.decode(delivery.data)
         if event.kind is not EventKind.FAILED or subjects.event(event.kind, event.agent_id) != delivery.subject:
             raise MalformedError(f"the event on {delivery.subject} is about something else")
+        # Nobody is revoked on the bus's word alone.
+        await self._bus.trust.author_of(delivery)
         signed = self._signer.sign(revocation(event, self._clock()))
         ack = await self._bus.publish_durable(subjects.revocation(event.agent_id), signed, message_id=f"{event.id}:rev")
         self._count += 1

@@ -13,9 +13,10 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from attestream.database import reading, transaction
-from attestream.errors import EnrolmentError, MalformedError
+from attestream.errors import EnrolmentError, MalformedError, SupersededError
 from attestream.telemetry import ENROLMENTS, counter
 from attestream.tpm.credential import make_credential
+from attestream.trust.keyring import ANYBODY, Author
 from schemas.base import encode
 from schemas.enrolment import (
     ActivateRequest,
@@ -170,16 +171,21 @@ class Registrar:
             at=recorded.at,
         )
 
-    async def delete(self, request: DeleteIdentity) -> Done:
-        """Remove an enrolment and its pending challenges: the id is free.
+    async def delete(self, request: DeleteIdentity, author: Author = ANYBODY) -> Done:
+        """Remove an enrolment and its pending challenges, as ``author`` asks: the id is free.
 
         :raises UnknownAgentError: when there is none.
+        :raises SupersededError: when the agent has enrolled since the request was signed.
         :raises StorageError: when the database does not answer.
         """
         async with transaction(self._engine) as connection:
+            if author.key_id and author.signed_at < (await identities.find(connection, request.agent_id)).at:
+                # An old request that was kept and is sent again must not end what has begun since.
+                raise SupersededError(f"{request.agent_id} has enrolled since the request was signed")
             enrolment = await identities.remove(connection, request.agent_id)
             await challenges.forget(connection, request.agent_id)
             event = _event(EventKind.IDENTITY_DELETED, request.agent_id, enrolment, self._clock())
+            event = msgspec.structs.replace(event, actor=author.name, actor_key=author.key_id)
             await outbox.add(connection, event)
         self._recorded()
         _log.info("identity of agent %s deleted", request.agent_id)

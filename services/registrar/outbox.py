@@ -87,7 +87,7 @@ class Publisher:
             try:
                 for row in rows:
                     await self._bus.publish_durable(
-                        row.subject, row.data, message_id=row.message_id, timeout_s=self._publish_timeout_s
+                        row.subject, row.data, message_id=row.message_id, sign=True, timeout_s=self._publish_timeout_s
                     )
                     stored.append(row.id)
             finally:

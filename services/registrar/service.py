@@ -20,6 +20,7 @@ from attestream.errors import ConfigError, StorageError
 from attestream.lifetime import until_stopped
 from attestream.pki.profile import PROFILES
 from attestream.pki.trust_store import TrustStore
+from attestream.trust.authority import DELETE_IDENTITY
 from schemas import subjects
 from schemas.base import Decoder
 from schemas.enrolment import ActivateRequest, AgentQuery, AgentsQuery, DeleteIdentity, EnrolChallenge, EnrolRequest
@@ -27,6 +28,7 @@ from services.registrar.admission import Rules
 from services.registrar.enrolment import Registrar
 from services.registrar.hook import Hook
 from services.registrar.outbox import Publisher
+from services.registrar.roster import RosterKeeper
 from services.registrar.tables import MIGRATIONS
 from services.registrar.trust import read_store
 
@@ -82,6 +84,10 @@ async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int]
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(publisher.run()), tasks.create_task(_sweep(registrar))]
             endpoints = await _serve(bus, registrar)
+            if bus.trust.checked:
+                keeper = RosterKeeper(bus, engine, clock, publisher.wake)
+                background.append(tasks.create_task(keeper.run()))
+                endpoints.append(await keeper.serve(QUEUE))
             try:
                 yield registrar
             finally:
@@ -124,10 +130,12 @@ async def _serve(bus: Bus, registrar: Registrar) -> list[Endpoint]:
     return [
         # Raw: the proof covers the request's bytes as they travelled, not what they decode to.
         await bus.serve(subjects.REGISTRAR_ENROL, QUEUE, msgspec.Raw, enrol),  # type: ignore[type-var]  # see above
-        await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate),
-        await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity),
-        await bus.serve(subjects.QUERY_REGISTRAR_AGENTS, QUEUE, AgentsQuery, registrar.identities),
-        await bus.serve(subjects.REGISTRAR_DELETE, QUEUE, DeleteIdentity, registrar.delete),
+        await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate, signed=True),
+        await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity, signed=True),
+        await bus.serve(subjects.QUERY_REGISTRAR_AGENTS, QUEUE, AgentsQuery, registrar.identities, signed=True),
+        await bus.serve(
+            subjects.REGISTRAR_DELETE, QUEUE, DeleteIdentity, registrar.delete, signed=True, authorise=DELETE_IDENTITY
+        ),
     ]
 
 

@@ -1,0 +1,152 @@
+"""The roster of keys: handed in by an admin, published, and each change of it put on the record.
+
+What is on the record is compared with the roster itself, whoever has written that: nothing that counts stays unrecorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from attestream.bus import keyvalue
+from attestream.bus.connection import Bus
+from attestream.bus.serving import Endpoint
+from attestream.bus.stored import last_messages
+from attestream.database import transaction
+from attestream.errors import AttestreamError, RefusedError, SupersededError
+from attestream.trust import roster as rosters
+from attestream.trust.authority import CHANGE_ROSTER
+from attestream.trust.keyring import ANYBODY, Author
+from schemas import subjects, topology
+from schemas.base import Decoder, SchemaError, encode
+from schemas.enrolment import Done
+from schemas.events import Event, EventKind, Signed
+from schemas.roles import Role
+from schemas.trust import RosterKey
+from services.registrar import outbox
+
+LOOK_S: Final = 1.0
+"""Seconds between two looks whether the roster is another one."""
+
+_ADDED: Final = (EventKind.KEY_ADDED, EventKind.OPERATOR_ADDED)
+_REVOKED: Final = (EventKind.KEY_REVOKED, EventKind.OPERATOR_REVOKED)
+_EVENT: Final = Decoder[Event](Event)
+_log = logging.getLogger(__name__)
+
+
+class RosterKeeper:
+    """Keeps the roster on the bus, for one registrar."""
+
+    def __init__(self, bus: Bus, engine: AsyncEngine, clock: Callable[[], int], recorded: Callable[[], None]) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._clock = clock
+        self._recorded = recorded
+        self._lock = asyncio.Lock()
+
+    async def serve(self, queue: str) -> Endpoint:
+        """Take rosters from admins from now on."""
+        return await self._bus.serve(
+            subjects.REGISTRAR_ROSTER, queue, Signed, self.change, signed=True, authorise=CHANGE_ROSTER
+        )
+
+    async def change(self, signed: Signed, author: Author) -> Done:
+        """Make ``signed`` the roster of the installation. The root key must have signed it, ``author`` only hands it in.
+
+        :raises SignatureError: no root key has signed it, or it belongs to another installation.
+        :raises SupersededError: the roster is as new already.
+        :raises BusError: the bus does not take it.
+        """
+        trust = self._bus.trust
+        before = trust.keyring.version
+        async with self._lock:
+            if not trust.take(encode(signed)) or trust.keyring.version == before:
+                raise SupersededError(
+                    f"the roster has version {trust.keyring.version} already",
+                    remedy="Make the change again on the newest one.",
+                )
+            await self._reconcile(author)
+            await self.publish()
+        return Done()
+
+    async def publish(self) -> None:
+        """Put the newest roster that is known here on the bus, unless it is there.
+
+        :raises BusError: the bus does not take it.
+        """
+        data = self._bus.trust.roster_bytes
+        there = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+        if data and (there is None or there.value != data):
+            revision = there.revision if there is not None else 0
+            await keyvalue.put(self._bus, topology.CLUSTER.name, topology.KEY_ROSTER, data, expected=revision)
+
+    async def run(self) -> None:
+        """Put every change of the roster on the record, for ever; and the roster back on a bus that has lost it."""
+        known = -1
+        while True:
+            try:
+                version = self._bus.trust.keyring.version
+                if version != known:
+                    async with self._lock:
+                        await self.publish()
+                        await self._reconcile(ANYBODY)
+                    known = version
+            except AttestreamError as error:
+                _log.warning("changes of the roster are not recorded yet: %s", error.message)
+            await asyncio.sleep(LOOK_S)
+
+    async def _reconcile(self, author: Author) -> None:
+        recorded = await self._on_record()
+        missing = [
+            (kind, key)
+            for kind, key in rosters.differences(None, self._bus.trust.keyring.roster)
+            if (kind, key.key_id) not in recorded
+        ]
+        missing += self._left_out(recorded)
+        if not missing:
+            return
+        async with transaction(self._engine) as connection:
+            for kind, key in missing:
+                await outbox.add(connection, self._event(kind, key, author))
+        self._recorded()
+        _log.info("%d changes of the roster are put on the record", len(missing))
+
+    def _left_out(self, recorded: dict[tuple[EventKind, str], Event]) -> list[tuple[EventKind, RosterKey]]:
+        """Return the end of each key that was added once and that the roster says nothing about any more."""
+        keyring = self._bus.trust.keyring
+        ended = {key_id for kind, key_id in recorded if kind in _REVOKED}
+        found = []
+        for (kind, key_id), event in recorded.items():
+            if kind in _ADDED and key_id not in ended and keyring.entry(key_id) is None:
+                role, _, name = event.detail.partition(" ")
+                key = RosterKey(key_id=key_id, role=Role(role), name=name, public_key="")
+                found.append((_REVOKED[_ADDED.index(kind)], key))
+        return found
+
+    async def _on_record(self) -> dict[tuple[EventKind, str], Event]:
+        filters = [subjects.events_of_kind(kind) for kind in (*_ADDED, *_REVOKED)]
+        found = {}
+        for stored in await last_messages(self._bus, topology.EVENTS.name, filters):
+            try:
+                await self._bus.trust.author_of(stored)
+                event = _EVENT.decode(stored.data)
+            except (RefusedError, SchemaError) as error:
+                _log.error("event %d on %s is not believed: %s", stored.sequence, stored.subject, error)
+                continue
+            found[event.kind, event.agent_id] = event
+        return found
+
+    def _event(self, kind: EventKind, key: RosterKey, author: Author) -> Event:
+        return Event(
+            id=f"{kind}:{key.key_id}",
+            kind=kind,
+            agent_id=key.key_id,
+            at=self._clock(),
+            actor=author.name,
+            actor_key=author.key_id,
+            detail=f"{key.role} {key.name}",
+        )
