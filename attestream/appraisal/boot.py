@@ -2,11 +2,13 @@
 
 In a policy document::
 
-    "boot": {"policy": "example", "reference_states": [{...}, {...}], "pcrs": [11]}
+    "boot": {"policy": "example", "reference_states": [{...}, {...}], "pcrs": [11], "secure_boot": true, ...}
 
 ``policy`` is the name of a boot policy (:mod:`attestream.uefi.policy.policies`). A log is good when it is good by any of the
 ``reference_states``: so the boot of today and the one after the next update are both allowed. ``pcrs`` are PCRs that must
 replay besides those that the policy judges; a policy that judges none has PCRs 0-7, the firmware's, unless they are named.
+What else a boot must be like needs no boot policy, see :mod:`attestream.appraisal.boot_expectations`: then ``policy`` is
+``accept-all`` unless it is given.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
+from attestream.appraisal.boot_expectations import SETTINGS, STUB_PCR, Expectations, compile_expectations
+from attestream.appraisal.boot_judgement import before_phases, judge_expectations
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.document import check_keys, shown
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
-from attestream.uefi.claims import draw_claims
+from attestream.uefi.claims import BootClaims, draw_claims
 from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
 from attestream.uefi.frozen import FrozenDict, frozen
 from attestream.uefi.kinds import NO_ACTION
@@ -29,7 +33,7 @@ from attestream.uefi.log import PCR_COUNT, Event, EventLog
 from attestream.uefi.memo import EventMemo, key_of
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.logic import Test
-from attestream.uefi.policy.policies import BUILT_IN, BootPolicy, Judgement, judge
+from attestream.uefi.policy.policies import BUILT_IN, AcceptAllPolicy, BootPolicy, Judgement, judge
 from attestream.uefi.replay import BANK_IDS
 
 IMA_PCR: Final = 10
@@ -52,16 +56,22 @@ class BootRules:
     """Whether the policy looks at events; otherwise the log needs only to be right."""
     tests: tuple[Test, ...]
     """One for each reference state."""
+    expected: Expectations | None = None
+    """What must hold besides."""
 
 
-def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN) -> BootRules:
+def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN, bank: str = "sha256") -> BootRules:
     """Return the rules in the ``boot`` of a policy document.
 
     :param policies: boot policies by name.
+    :param bank: PCR bank of the policy.
     :raises PolicyError: naming the place that is not valid.
     """
-    check_keys(value, "boot", {"policy"}, {"reference_states", "pcrs"})
-    name = value["policy"]
+    expects = isinstance(value, dict) and bool(value.keys() & SETTINGS)
+    optional = {"reference_states", "pcrs", *SETTINGS}
+    check_keys(value, "boot", set() if expects else {"policy"}, optional | {"policy"})
+    expected = compile_expectations(value, bank)
+    name = value.get("policy", AcceptAllPolicy.name)
     policy = policies.get(name) if isinstance(name, str) else None
     if policy is None:
         raise PolicyError(f"boot.policy: must be one of {', '.join(sorted(policies))}, not {shown(name)}")
@@ -71,6 +81,7 @@ def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN) -> B
     if policy.needs_reference and not states:
         raise PolicyError(f"boot.reference_states: the policy {name} needs at least one")
     pcrs = (policy.pcrs or (frozenset() if "pcrs" in value else FIRMWARE_PCRS)) | _pcrs(value.get("pcrs", []))
+    pcrs |= expected.pcrs if expected is not None else frozenset()
     if not pcrs:
         raise PolicyError("boot.pcrs: needs at least one PCR; a log that no PCR proves says nothing")
     return BootRules(
@@ -78,6 +89,7 @@ def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN) -> B
         pcrs=tuple(sorted(pcrs)),
         judges=bool(policy.pcrs),
         tests=tuple(_test(policy, state, number) for number, state in enumerate(states or [{}])),
+        expected=expected,
     )
 
 
@@ -129,35 +141,43 @@ def appraise_boot_log(
     try:
         parsed = parse_log(log)
         proven = {pcr: quoted[pcr] for pcr in rules.pcrs}
-        if not _is_proven(parsed, proven, bank, rules, findings, memo):
+        if rules.expected is not None and rules.expected.phases:
+            proven[STUB_PCR] = before_phases(parsed, bank, proven[STUB_PCR], rules.expected.phases)
+        claims = _proven_claims(parsed, proven, bank, rules, findings, memo)
+        if claims is None:
             return False
-        return _is_good(proven_dictionary(parsed, bank, proven, memo), rules, findings)
+        good = rules.expected is None or judge_expectations(rules.expected, parsed, claims, findings)
+        return _is_good(proven_dictionary(parsed, bank, proven, memo), rules, findings) and good
     except MalformedError as error:
         findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
         return False
 
 
-def _is_proven(
+def _proven_claims(
     log: EventLog,
     quoted: Mapping[int, bytes],
     bank: str,
     rules: BootRules,
     findings: Collector,
     memo: EventMemo | None,
-) -> bool:
+) -> BootClaims | None:
+    """Return what the log says that the quote proves; None when it does not prove what the rules judge."""
     if BANK_IDS.get(bank) not in log.algorithms:
         findings.add("boot.log-bank", "", f"The boot log has no digests for the bank {bank}.")
-        return False
+        return None
     claims = draw_claims(log, bank, quoted, memo=memo)
     for pcr in claims.differing:
         found = f"PCR {pcr} of bank {bank} is {quoted[pcr].hex()}; the boot log replays to another value."
         findings.add("boot.pcr-mismatch", f"PCR {pcr}", found)
-    if claims.differing or not rules.judges:
-        return not claims.differing
-    for rejected in claims.rejected:
+    if claims.differing:
+        return None
+    judged = set(rules.pcrs) if rules.judges else rules.expected.pcrs if rules.expected is not None else set()
+    places = {event.number: event.pcr for event in log.events}
+    wrong = [rejected for rejected in claims.rejected if places[rejected.event] in judged]
+    for rejected in wrong:
         reason = f"{rejected.reason[:1].upper()}{rejected.reason[1:]}."
         findings.add("boot.event-unproven", f"event {rejected.event}", printable(reason))
-    return not claims.rejected
+    return None if wrong else claims
 
 
 def proven_dictionary(

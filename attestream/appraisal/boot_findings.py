@@ -29,6 +29,18 @@ BOOT: Final = (
     ),
     ("event-unproven", "failure", "An event of the boot log says something else than what it measured.", _ALTERED),
     ("policy", "failure", "The boot policy refuses what the boot log tells.", _CHANGED),
+    ("secure-boot", "failure", "Secure Boot was off, or nothing proves that it was on.", _CHANGED),
+    ("key-unknown", "failure", "A key or image is enrolled in PK, KEK or db that the policy does not allow.", _CHANGED),
+    (
+        "not-forbidden",
+        "failure",
+        "What the policy wants to be forbidden is not in dbx.",
+        "Update dbx on the machine (`fwupdmgr update`), or the policy if the list there is newer than the machine's can be.",
+    ),
+    ("application", "failure", "Another boot loader, kernel or tool was started than the policy allows.", _CHANGED),
+    ("section", "failure", "A part of a unified kernel image is not the one that the policy has.", _CHANGED),
+    ("command-line", "failure", "The kernel was given a command line that the policy does not allow.", _CHANGED),
+    ("file", "failure", "Something else was loaded with the kernel than the policy allows.", _CHANGED),
     (
         "reference-invalid",
         "failure",

@@ -105,7 +105,7 @@ def _compiled(top: dict[str, Any], digest: str, boot_policies: Mapping[str, Boot
         raise PolicyError("the document: needs `pcrs`, `boot` or `runtime`; a policy that demands nothing is not one")
     pcrs = _pcrs(top["pcrs"], hash_named(bank).size) if "pcrs" in top else {}
     runtime, files = compile_runtime(top["runtime"]) if "runtime" in top else (None, 0)
-    boot = compile_boot(top["boot"], boot_policies) if "boot" in top else None
+    boot = compile_boot(top["boot"], boot_policies, bank) if "boot" in top else None
     quoted = sorted({*pcrs, *(boot.pcrs if boot else ()), *([IMA_PCR] if runtime is not None else [])})
     return CompiledPolicy(
         digest=digest,
