@@ -115,6 +115,17 @@ class SupersededError(RefusedError):
     remedy = "Give the command again if it is still wanted; check that the clocks agree."
 
 
+class BusyError(AttestreamError):
+    """There are too many requests: this one was not looked at."""
+
+    code = "busy"
+    remedy = "Try again later."
+
+    def __init__(self, message: str, *, remedy: str = "", retry_after_s: float = 1.0) -> None:
+        wait = max(1, round(retry_after_s + 0.5))
+        super().__init__(message, remedy=remedy or f"Try again in {wait} s.")
+
+
 class ConfigError(AttestreamError):
     """A configuration that can not be used."""
 

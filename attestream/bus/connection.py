@@ -212,6 +212,7 @@ class Bus:
         handler: Callable[[M], Awaitable[Message]] | Authorised[M],
         *,
         concurrency: int = 64,
+        waiting: int = 10_000,
         signed: bool = False,
         authorise: Collection[Role] = (),
     ) -> Endpoint:
@@ -221,7 +222,7 @@ class Bus:
         the signature of this process. ``authorise``: requests must be signed by one of these roles, a moment ago, and come
         once; the handler is then called with the request and its author.
         """
-        endpoint = Endpoint(self, subject, kind, handler, concurrency, signed=signed, authorise=authorise)
+        endpoint = Endpoint(self, subject, kind, handler, concurrency, waiting=waiting, signed=signed, authorise=authorise)
         await endpoint.start(queue)
         self._endpoints.append(endpoint)
         return endpoint

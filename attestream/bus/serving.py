@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 
 from attestream.bus import tracing
 from attestream.clock import unix_ms
-from attestream.errors import AttestreamError, ExpiredError, MalformedError, SignatureError
+from attestream.errors import AttestreamError, BusyError, ExpiredError, MalformedError, SignatureError
 from attestream.trust.keyring import Author
 from schemas import subjects
 from schemas.base import Decoder, Message, SchemaError, encode
@@ -51,7 +51,8 @@ def refusal(error: Exception) -> Refused:
 
 
 class Endpoint:
-    """One subject that is served. Handlers run side by side, at most ``concurrency`` of them; more requests wait."""
+    """One subject that is served. Handlers run side by side, at most ``concurrency`` of them; ``waiting`` more requests
+    wait, and still more are refused."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Endpoint:
         handler: Handler,
         concurrency: int,
         *,
+        waiting: int = 10_000,
         signed: bool = False,
         authorise: Collection[Role] = (),
     ) -> None:
@@ -73,6 +75,7 @@ class Endpoint:
         self._seen: OrderedDict[str, int] = OrderedDict()
         """Signatures of requests, with the time at which each came."""
         self._free = asyncio.Semaphore(concurrency)
+        self._most = concurrency + waiting
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
 
@@ -95,18 +98,27 @@ class Endpoint:
             await asyncio.wait(self._tasks)
 
     async def _take(self, message: Msg) -> None:
-        await self._free.acquire()
+        if len(self._tasks) >= self._most:
+            if message.reply:
+                await self._send(message, refusal(BusyError("too many requests wait for an answer")))
+            return
         task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._free.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("%s: the answer could not be sent", self._subject, exc_info=error)
 
     async def _answer(self, message: Msg) -> None:
+        reply: Message
+        async with self._free:
+            reply = await self._handle(message)
+        if message.reply:
+            await self._send(message, reply)
+
+    async def _handle(self, message: Msg) -> Message:
         reply: Message
         with tracing.extracted(message.headers):
             try:
@@ -114,12 +126,16 @@ class Endpoint:
                 reply = await self._handler(self._decoder.decode(message.data), *authors)
             except Exception as error:  # noqa: BLE001 - the caller must get an answer whatever went wrong; it is logged here
                 reply = refusal(error)
-                if isinstance(error, AttestreamError | SchemaError):
+                if isinstance(error, BusyError):
+                    _LOG.debug("%s refused: %s", self._subject, error)
+                elif isinstance(error, AttestreamError | SchemaError):
                     _LOG.info("%s refused: %s", self._subject, error)
                 else:
                     _LOG.exception("%s failed", self._subject)
-        if message.reply:
-            await self._bus.publish(message.reply, reply, headers=self._signature(message, reply))
+        return reply
+
+    async def _send(self, message: Msg, reply: Message) -> None:
+        await self._bus.publish(message.reply, reply, headers=self._signature(message, reply))
 
     def _signature(self, message: Msg, reply: Message) -> dict[str, str] | None:
         """Return the header that binds ``reply`` to the inbox that the question names, and to nothing that is no inbox."""

@@ -14,7 +14,7 @@ from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
 from attestream.bus.topology import ensure_topology
 from attestream.clock import unix_ms
-from attestream.config import Config, RegistrarConfig
+from attestream.config import Config, LimitsConfig, RegistrarConfig
 from attestream.database import migrate, open_engine
 from attestream.errors import ConfigError, StorageError
 from attestream.lifetime import until_stopped
@@ -26,6 +26,7 @@ from schemas.base import Decoder
 from schemas.enrolment import ActivateRequest, AgentQuery, AgentsQuery, DeleteIdentity, EnrolChallenge, EnrolRequest
 from services.registrar.admission import Rules
 from services.registrar.enrolment import Registrar
+from services.registrar.gate import Gate
 from services.registrar.hook import Hook
 from services.registrar.outbox import Publisher
 from services.registrar.roster import RosterKeeper
@@ -49,7 +50,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     bus = await connect(config.bus.settings("registrar"))
     try:
         await ensure_topology(bus, sizes=config.limits.sizes())
-        async with serving(bus, config.registrar):
+        async with serving(bus, config.registrar, limits=config.limits):
             _log.info("ready; EK policy: %s", config.registrar.accept_ek)
             await until_stopped(bus, stopped)
     finally:
@@ -57,7 +58,9 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int] = unix_ms) -> AsyncIterator[Registrar]:
+async def serving(
+    bus: Bus, config: RegistrarConfig, *, limits: LimitsConfig | None = None, clock: Callable[[], int] = unix_ms
+) -> AsyncIterator[Registrar]:
     """Serve the registrar's endpoints on ``bus`` while the block runs. Several replicas may serve one database.
 
     :raises ConfigError: when the settings can not be used.
@@ -83,7 +86,7 @@ async def serving(bus: Bus, config: RegistrarConfig, *, clock: Callable[[], int]
         )
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(publisher.run()), tasks.create_task(_sweep(registrar))]
-            endpoints = await _serve(bus, registrar)
+            endpoints = await _serve(bus, registrar, limits or LimitsConfig())
             if bus.trust.checked:
                 keeper = RosterKeeper(bus, engine, clock, publisher.wake)
                 background.append(tasks.create_task(keeper.run()))
@@ -122,14 +125,18 @@ def _hook(config: RegistrarConfig) -> Hook | None:
     return Hook(config.ek_hook, timeout_s=config.ek_hook_timeout_s) if config.ek_hook else None
 
 
-async def _serve(bus: Bus, registrar: Registrar) -> list[Endpoint]:
+async def _serve(bus: Bus, registrar: Registrar, limits: LimitsConfig) -> list[Endpoint]:
+    gate, waiting = Gate(limits), limits.enrolments_waiting
+
     async def enrol(raw: msgspec.Raw) -> EnrolChallenge:
         data = bytes(raw)
-        return await registrar.enrol(_ENROL_REQUEST.decode(data), data)
+        request = _ENROL_REQUEST.decode(data)
+        gate.enter(request.agent_id, request.ek_public)
+        return await registrar.enrol(request, data)
 
     return [
         # Raw: the proof covers the request's bytes as they travelled, not what they decode to.
-        await bus.serve(subjects.REGISTRAR_ENROL, QUEUE, msgspec.Raw, enrol),  # type: ignore[type-var]  # see above
+        await bus.serve(subjects.REGISTRAR_ENROL, QUEUE, msgspec.Raw, enrol, waiting=waiting),  # type: ignore[type-var]  # see above
         await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENTS, QUEUE, AgentsQuery, registrar.identities, signed=True),

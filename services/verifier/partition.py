@@ -28,7 +28,7 @@ from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
 from services.verifier.policies import Policies, split
 from services.verifier.scheduler import Scheduler
-from services.verifier.settling import RETRY_S, Settling
+from services.verifier.settling import BUSY_S, Settling
 from services.verifier.store import Row, Store, unpack_findings
 
 log = logging.getLogger(__name__)
@@ -287,7 +287,7 @@ class Partition:
     async def _evidence(self, delivery: Delivery) -> Deferred | None:
         self.check_owned()
         sender = self._roster.get(delivery.subject.rpartition(".")[2])
-        if sender is not None and not sender.allow(delivery.at, self._rate):
+        if sender is not None and delivery.deliveries == 1 and not sender.allow(delivery.at, self._rate):
             # Not even looked at: whoever sends without end costs next to nothing.
             await self._desk.flooded(sender, delivery.at)
             return None
@@ -299,7 +299,7 @@ class Partition:
             return None
         match message:
             case Evidence() | EvidencePart() if self._settling.busy(attester.agent_id):
-                await delivery.retry(RETRY_S)
+                await delivery.retry(BUSY_S)
                 return DEFERRED
             case Evidence(parts=0) if is_large(message):
                 self._settle(attester, Whole(message, [delivery]), delivery)

@@ -13,7 +13,10 @@ from attestream.errors import AttestreamError
 _log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.25
-"""When evidence comes again that could not be dealt with, or whose agent is busy with other evidence."""
+"""When evidence comes again that could not be dealt with."""
+
+BUSY_S: Final = 1.0
+"""When evidence comes again whose agent is busy with other evidence."""
 
 WORKING_S: Final = 15.0
 """Time between two words to the bus that deliveries are still being worked on; well below the consumer's patience."""

@@ -5,7 +5,7 @@ import secrets
 import pytest
 
 from attestream.bus import stored
-from attestream.config import DatabaseUrl, RegistrarConfig
+from attestream.config import DatabaseUrl, LimitsConfig, RegistrarConfig
 from devtools.soft_agent import SoftAgent
 from devtools.soft_tpm import KeyPool, SoftTpm
 from schemas import subjects, topology
@@ -46,7 +46,7 @@ def config(database_url):
 
 @pytest.fixture
 async def registrar(bus, config, clock):
-    async with serving(bus, config, clock=clock) as registrar:
+    async with serving(bus, config, limits=LimitsConfig(enrolments_per_agent_min=10_000), clock=clock) as registrar:
         yield registrar
 
 
