@@ -110,11 +110,11 @@ def describe_event(event: Event, only: int | None = None) -> dict[str, Any]:
     :raises MalformedError: when its data is not what the event type says.
     """
     _number, _offset, pcr, kind, digests, data = event
-    shown = [
-        {"AlgorithmId": _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM), "Digest": value.hex()}
-        for algorithm, value in digests
-        if only is None or algorithm == only
-    ]
+    shown = []
+    for algorithm, value in digests:
+        if only is None or algorithm == only:
+            name = _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM)
+            shown.append({"AlgorithmId": name, "Digest": value.hex()})
     described: dict[str, Any] = {
         "PCRIndex": pcr,
         "EventType": _kind(kind),
