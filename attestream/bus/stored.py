@@ -126,6 +126,19 @@ async def replica_message(bus: Bus, stream: str, subject: str) -> Stored | None:
 
     :raises BusError: no answer came within 15 s.
     """
+    return await _one(bus, stream, f"{stream}.{subject}", b"")
+
+
+async def last_sequence(bus: Bus, stream: str) -> int:
+    """Return the sequence of the last message that any replica of ``stream`` has, 0 when it holds none.
+
+    :raises BusError: no answer came within 15 s.
+    """
+    last = await _one(bus, stream, stream, b'{"last_by_subj":">"}')
+    return last.sequence if last is not None else 0
+
+
+async def _one(bus: Bus, stream: str, place: str, request: bytes) -> Stored | None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _TIMEOUT_S
     reason = "no answer"
@@ -133,7 +146,7 @@ async def replica_message(bus: Bus, stream: str, subject: str) -> Stored | None:
         try:
             await bus.connected(left)
             attempt_s = min(_ATTEMPT_S, left)
-            message = await bus.replies.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", None, attempt_s, repeatable=True)
+            message = await bus.replies.ask(f"$JS.API.DIRECT.GET.{place}", request, None, attempt_s, repeatable=True)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
         else:

@@ -2,10 +2,9 @@
 
 ::
 
-    from attestream.client import connect
-    from attestream.signing import TrustedKeys
+    from attestream.client import connect, trusted
 
-    async with connect("nats://127.0.0.1:4222", keys=TrustedKeys.from_directory("trusted")) as client:
+    async with connect("nats://127.0.0.1:4222", trust=trusted("trusted/root.pem")) as client:
         async for revocation in client.revocations(durable="siem"):
             cut_off(revocation.agent_id)
             await revocation.ack()
@@ -20,6 +19,7 @@ from attestream.client.connection import Client, CommandRefusedError, connect
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
 from attestream.client.standing import AgentView, Fleet
 from attestream.client.subscription import Rejected, Subscription, log_rejected
+from attestream.client.verification import trusted, unverified
 
 __all__ = [
     "AgentView",
@@ -35,4 +35,6 @@ __all__ = [
     "connect",
     "log_rejected",
     "new_command_id",
+    "trusted",
+    "unverified",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import socket
 import uuid
 from typing import TYPE_CHECKING, Final
@@ -16,15 +17,18 @@ from typing import TYPE_CHECKING, Final
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from attestream.errors import MalformedError, TimedOutError
+from attestream.clock import unix_ms
+from attestream.errors import MalformedError, RefusedError, TimedOutError
 from schemas import subjects
 from schemas.base import SchemaError, decode
 from schemas.commands import Command, Outcome, PublishPolicy
+from schemas.roles import Role
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
 
 _PENDING_LIMIT: Final = 1 << 20
+_log = logging.getLogger("attestream.client")
 
 
 class PendingCommandError(TimedOutError):
@@ -92,6 +96,7 @@ class Commander:
                 command,
                 message_id=command.command_id,
                 headers={subjects.HEADER_REPLY_TO: self._inbox},
+                sign=True,
             )
             return await asyncio.wait_for(asyncio.shield(future), timeout_s)
         except TimeoutError as error:
@@ -101,9 +106,11 @@ class Commander:
 
     async def _take(self, message: Msg) -> None:
         try:
+            await self._bus.trust.author(self._inbox, message.data, message.headers, unix_ms(), (Role.VERIFIER,))
             outcome = decode(message.data, Outcome)
-        except SchemaError:
-            return  # only a stranger who guessed the inbox writes there what is no outcome
+        except (RefusedError, SchemaError) as error:
+            _log.error("an outcome is not believed: %s", error)
+            return
         future = self._waiting.get(outcome.command_id)
         if future is not None and not future.done():
             future.set_result(outcome)

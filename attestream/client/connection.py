@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attestream.client import policies, standing
+from attestream.client import policies, standing, verification
 from attestream.client.commands import Commander
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
 from attestream.client.subscription import OnRejected, Source, Subscription, log_rejected
@@ -18,10 +18,12 @@ from schemas.base import SchemaError, decode
 from schemas.commands import Command, Outcome, PolicyRecord, WorkerStatus
 from schemas.enrolment import DeleteIdentity, Done
 from schemas.events import EventKind
+from schemas.roles import Role
 from schemas.topology import CLUSTER, EVENTS, KEY_NOTIFIER, RESULTS, REVOCATIONS, WORKERS
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
+    from attestream.bus.trust import Trust
     from attestream.signing import TrustedKeys
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
@@ -39,17 +41,25 @@ class CommandRefusedError(RefusedError):
 async def connect(
     url: str | Sequence[str] = DEFAULT_URL,
     *,
+    trust: Trust | None = None,
     keys: TrustedKeys | None = None,
     name: str = "attestream-client",
     timeout_s: float = 5.0,
 ) -> AsyncIterator[Client]:
     """Connect to the bus at ``url``, one server or several of one cluster, and disconnect at the end of the block.
 
-    ``keys`` are the public keys whose revocations are believed (``attestream.signing.TrustedKeys``); ``timeout_s`` is how
-    many seconds a server may take to answer.
+    ``trust`` says whose word counts: :func:`attestream.client.trusted` with the installation's root key, and with one's own
+    key for commands. ``keys`` are public keys whose revocations are believed (``attestream.signing.TrustedKeys``) instead of
+    those of the roster. ``timeout_s`` is how many seconds a server may take to answer.
 
+    :raises ConfigError: when there is no ``trust``, or the bus has another installation's roster.
     :raises BusError: when no server answers.
     """
+    if trust is None:
+        raise ConfigError(
+            "nothing can be verified without the installation's root key",
+            remedy="Give it: connect(trust=trusted('trusted/root.pem')).",
+        )
     from attestream.bus.connection import BusSettings
     from attestream.bus.connection import connect as connect_bus
 
@@ -57,6 +67,7 @@ async def connect(
     bus = await connect_bus(BusSettings(urls=urls, name=name, connect_timeout_s=timeout_s))
     client = Client(bus, keys=keys)
     try:
+        await trust.start(bus, timeout_s=timeout_s)
         yield client
     finally:
         await client.close()
@@ -68,6 +79,8 @@ class Client:
     def __init__(self, bus: Bus, *, keys: TrustedKeys | None = None) -> None:
         self.bus = bus
         self._keys = keys
+        self.places: Path | None = None
+        """Directory in which durable subscriptions keep their places on a bus with identities; none: the user's own."""
         self._commander = Commander(bus)
         self._stops: list[Callable[[], Awaitable[None]]] = []
 
@@ -85,17 +98,22 @@ class Client:
         Each was signed by one of the trusted keys. One that was not, or can not be read, is never yielded: it is handed to
         ``on_rejected`` (default: logged as an error), and under a ``durable`` name it goes to the stream DEAD.
 
-        :raises ConfigError: when the client was made without trusted keys.
+        :raises ConfigError: when the client knows neither a roster nor trusted keys.
         """
-        if self._keys is None:
+        if self._keys is None and not self.bus.trust.checked:
             raise ConfigError(
                 "revocations can not be verified without trusted keys",
                 remedy="Give the notifier's public key to connect(keys=...).",
             )
         source = Source(
-            stream=REVOCATIONS.name, filters=[subjects.REVOCATIONS], durable=durable, from_start=from_start or bool(durable)
+            stream=REVOCATIONS.name,
+            filters=[subjects.REVOCATIONS],
+            live=[subjects.REVOKED],
+            durable=durable,
+            places=self.places,
+            from_start=from_start or bool(durable),
         )
-        read = functools.partial(VerifiedRevocation, keys=self._keys, durable=bool(durable))
+        read = verification.revocations(self.bus.trust, self._keys, durable=bool(durable))
         revocations = Subscription(self.bus, source, read, on_rejected)
         self._stops.append(revocations.stop)
         return revocations
@@ -111,8 +129,8 @@ class Client:
             subject = subjects.result(agent_id) if agent_id else subjects.RESULTS
         except SchemaError as error:
             raise MalformedError(str(error)) from error
-        source = Source(stream=RESULTS.name, filters=[subject], durable=durable)
-        results = Subscription(self.bus, source, functools.partial(DeliveredResult, durable=bool(durable)), on_rejected)
+        source = Source(stream=RESULTS.name, filters=[subject], durable=durable, places=self.places)
+        results = Subscription(self.bus, source, verification.results(self.bus.trust, durable=bool(durable)), on_rejected)
         self._stops.append(results.stop)
         return results
 
@@ -143,11 +161,13 @@ class Client:
         source = Source(
             stream=EVENTS.name,
             filters=filters,
+            live=[subjects.EVENTS],
             durable=durable,
+            places=self.places,
             from_start=from_start or bool(durable),
             since=0 if durable else since,
         )
-        events = Subscription(self.bus, source, functools.partial(DeliveredEvent, durable=bool(durable)), on_rejected)
+        events = Subscription(self.bus, source, verification.events(self.bus.trust, durable=bool(durable)), on_rejected)
         self._stops.append(events.stop)
         return events
 
@@ -223,7 +243,9 @@ class Client:
         :raises UnknownAgentError: when there is none.
         :raises TimedOutError: when the registrar does not answer.
         """
-        await self.bus.request(subjects.REGISTRAR_DELETE, DeleteIdentity(agent_id=agent_id), Done, timeout_s=timeout_s)
+        request = DeleteIdentity(agent_id=agent_id)
+        answers = (Role.REGISTRAR,)
+        await self.bus.request(subjects.REGISTRAR_DELETE, request, Done, timeout_s=timeout_s, sign=True, signed_by=answers)
 
     async def published_keys(self) -> dict[str, str]:
         """Return the notifier's public keys in PEM, by key id, on the bus's word alone: whoever holds the bus can put others

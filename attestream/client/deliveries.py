@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Final
 from attestream.errors import MalformedError
 from schemas import subjects
 from schemas.base import Decoder, SchemaError
-from schemas.events import Event, Result, Revocation, Signed, Standing
+from schemas.events import Event, Result, Revocation, Standing
 
 if TYPE_CHECKING:
     from attestream.bus.delivery import Delivery
-    from attestream.signing import TrustedKeys
 
-_SIGNED: Final = Decoder[Signed](Signed)
 _RESULT: Final = Decoder[Result](Result)
 _EVENT: Final = Decoder[Event](Event)
 
@@ -47,25 +45,16 @@ class Acknowledgeable:
 
 
 class VerifiedRevocation(Acknowledgeable):
-    """A revocation whose signature was verified with a trusted key."""
+    """A revocation whose signature was verified with a trusted key (:func:`attestream.client.verification.revocation`)."""
 
-    def __init__(self, delivery: Delivery, keys: TrustedKeys, *, durable: bool) -> None:
-        """Open the envelope.
-
-        :raises SignatureError: when no trusted key has signed it.
-        :raises MalformedError: when it can not be read, or is filed under another agent than it names.
-        """
+    def __init__(self, delivery: Delivery, revocation: Revocation, key_id: str, *, durable: bool) -> None:
+        """:raises MalformedError: when it is filed under another agent than it names."""
         super().__init__(delivery, durable=durable)
-        try:
-            signed = _SIGNED.decode(delivery.data)
-            self.revocation = keys.open(signed, Revocation)
-            filed = subjects.revocation(self.revocation.agent_id)
-        except SchemaError as error:
-            raise MalformedError(f"not a signed revocation: {error}") from error
-        if filed != delivery.subject:
-            raise MalformedError(f"a revocation of {self.revocation.agent_id} came on {delivery.subject}")
-        self.key_id = signed.key_id
+        self.revocation = revocation
+        self.key_id = key_id
         """The key that signed it."""
+        if subjects.revocation(revocation.agent_id) != delivery.subject:
+            raise MalformedError(f"a revocation of {revocation.agent_id} came on {delivery.subject}")
 
     @property
     def id(self) -> str:
@@ -110,10 +99,15 @@ class DeliveredEvent(Acknowledgeable):
     def __init__(self, delivery: Delivery, *, durable: bool) -> None:
         """Read an event.
 
-        :raises MalformedError: when it can not be read.
+        :raises MalformedError: when it can not be read, or is filed as another event than it is.
         """
         super().__init__(delivery, durable=durable)
         try:
             self.event = _EVENT.decode(delivery.data)
+            filed = subjects.event(self.event.kind, self.event.agent_id)
         except SchemaError as error:
             raise MalformedError(f"{delivery.subject} carries no event: {error}") from error
+        if filed != delivery.subject:
+            raise MalformedError(f"an event for {filed} came on {delivery.subject}")
+        self.author = ""
+        """Who has signed it, as the roster names him; empty where nothing is checked."""

@@ -9,7 +9,7 @@ from attestream.errors import MalformedError, UnknownPolicyError
 from schemas import subjects
 from schemas.base import SchemaError, decode
 from schemas.commands import Outcome, PolicyRecord, PublishPolicy
-from schemas.topology import CLUSTER, POLICIES, policy_keys
+from schemas.topology import CLUSTER, POLICIES, policy_key, policy_keys
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -47,15 +47,22 @@ async def records(bus: Bus, name: str = "") -> list[PolicyRecord]:
     """Return every version of policy ``name``, or of all policies, by name and version.
 
     :raises BusError: when the bus does not answer.
+    :raises SignatureError: when a record is not signed by a verifier, for its name and version.
     :raises MalformedError: when a record can not be read.
     """
     from attestream.bus import keyvalue
 
     found = await keyvalue.entries(bus, CLUSTER.name, policy_keys(name))
-    try:
-        policies = [decode(entry.value, PolicyRecord) for entry in found.values()]
-    except SchemaError as error:
-        raise MalformedError(f"a policy's record can not be read: {error}") from error
+    policies = []
+    for key, entry in found.items():
+        await bus.trust.author_of(entry)
+        try:
+            record = decode(entry.value, PolicyRecord)
+        except SchemaError as error:
+            raise MalformedError(f"a policy's record can not be read: {error}") from error
+        if policy_key(record.name, record.version) != key:
+            raise MalformedError(f"{key} holds the record of {record.name}@{record.version}")
+        policies.append(record)
     return sorted(policies, key=lambda record: (record.name, record.version))
 
 

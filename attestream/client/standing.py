@@ -7,17 +7,20 @@ are silent, the verifiers' word is taken for every other standing (pending, stop
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from attestream.errors import MalformedError, TimedOutError, UnknownAgentError
+from attestream.errors import MalformedError, RefusedError, SignatureError, TimedOutError, UnknownAgentError
 from schemas import subjects
 from schemas.base import Decoder, SchemaError
 from schemas.commands import AgentStatus, AgentStatusPage
 from schemas.enrolment import AgentQuery, AgentsQuery, Identity, IdentityPage
 from schemas.events import Finding, Result, Standing
+from schemas.roles import Role
 from schemas.topology import RESULTS
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ PAGE: Final = 500
 """Agents asked for at a time."""
 
 _RESULT: Final = Decoder[Result](Result)
+_VERIFIER: Final = (Role.VERIFIER,)
+_REGISTRAR: Final = (Role.REGISTRAR,)
+_AT_ONCE: Final = 64
+_log = logging.getLogger("attestream.client")
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a verifier answered; otherwise only results and enrolments are known."""
     registrar: bool
     """Whether the registrar answered."""
+    rejected: list[str] = []
+    """Subjects of results that are not believed: no verifier has signed them."""
 
 
 async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
@@ -68,7 +77,8 @@ async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
     """
     from attestream.bus.stored import last_messages
 
-    results = live_results(await last_messages(bus, RESULTS.name, [subjects.RESULTS]), now)
+    stored, rejected = await believed(bus, await last_messages(bus, RESULTS.name, [subjects.RESULTS]))
+    results = live_results(stored, now)
     statuses = await _statuses(bus, timeout_s)
     identities = await _identities(bus, timeout_s)
     rows = {status.agent_id: status for status in statuses or ()}
@@ -78,6 +88,7 @@ async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
         agents=[view(id_, results.get(id_), rows.get(id_), enrolled.get(id_), complete=statuses is not None) for id_ in ids],
         verifier=statuses is not None,
         registrar=identities is not None,
+        rejected=rejected,
     )
 
 
@@ -86,6 +97,7 @@ async def agent(bus: Bus, agent_id: str, *, now: int, timeout_s: float) -> Agent
 
     :raises UnknownAgentError: when nobody knows it.
     :raises MalformedError: when ``agent_id`` is not an agent id.
+    :raises SignatureError: when what is said of it is not signed by who may say it.
     :raises BusError: when the bus does not answer, or nobody who could know the agent does.
     """
     from attestream.bus.stored import last_messages
@@ -94,20 +106,27 @@ async def agent(bus: Bus, agent_id: str, *, now: int, timeout_s: float) -> Agent
         subject = subjects.result(agent_id)
     except SchemaError as error:
         raise MalformedError(str(error)) from error
-    results = live_results(await last_messages(bus, RESULTS.name, [subject]), now)
+    stored, rejected = await believed(bus, await last_messages(bus, RESULTS.name, [subject]))
+    if rejected:
+        raise SignatureError(f"the result of {agent_id} is not signed by a verifier of this installation")
+    results = live_results(stored, now)
     query = AgentQuery(agent_id=agent_id)
     status: AgentStatus | None = None
     identity: Identity | None = None
     silent: TimedOutError | None = None
     complete = True
     try:
-        status = await bus.request(subjects.QUERY_VERIFIER_AGENT, query, AgentStatus, timeout_s=timeout_s)
+        status = await bus.request(
+            subjects.QUERY_VERIFIER_AGENT, query, AgentStatus, timeout_s=timeout_s, signed_by=_VERIFIER
+        )
     except UnknownAgentError:
         pass
     except TimedOutError as error:
         silent, complete = error, False
     try:
-        identity = await bus.request(subjects.QUERY_REGISTRAR_AGENT, query, Identity, timeout_s=timeout_s)
+        identity = await bus.request(
+            subjects.QUERY_REGISTRAR_AGENT, query, Identity, timeout_s=timeout_s, signed_by=_REGISTRAR
+        )
     except UnknownAgentError:
         pass
     except TimedOutError as error:
@@ -155,6 +174,24 @@ def standing(result: Result | None, status: AgentStatus | None, *, enrolled: boo
     return Standing.ENROLLED if enrolled else Standing.UNKNOWN
 
 
+async def believed(bus: Bus, stored: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
+    """Return those of the stored results that a verifier has signed, and the subjects of the others."""
+    kept, rejected = [], []
+    for count, message in enumerate(stored):
+        if count % _AT_ONCE == 0:
+            # Thousands take a while, in which the connection must be answered for.
+            await asyncio.sleep(0)
+        if message.data:
+            try:
+                await bus.trust.author_of(message)
+            except RefusedError as error:
+                _log.error("message %d on %s is rejected: %s", message.sequence, message.subject, error.message)
+                rejected.append(message.subject)
+                continue
+        kept.append(message)
+    return kept, rejected
+
+
 def live_results(stored: Iterable[Stored], now: int) -> dict[str, Result]:
     """Return the results that still hold at ``now`` (Unix ms), by agent. Delete markers and what is past its time are
     left out.
@@ -188,7 +225,9 @@ async def _statuses(bus: Bus, timeout_s: float) -> list[AgentStatus] | None:
     try:
         while more:
             query = AgentsQuery(after=found[-1].agent_id if found else "", limit=PAGE)
-            page = await bus.request(subjects.QUERY_VERIFIER_AGENTS, query, AgentStatusPage, timeout_s=timeout_s)
+            page = await bus.request(
+                subjects.QUERY_VERIFIER_AGENTS, query, AgentStatusPage, timeout_s=timeout_s, signed_by=_VERIFIER
+            )
             found.extend(page.agents)
             more = page.more and bool(page.agents)
     except TimedOutError:
@@ -202,7 +241,9 @@ async def _identities(bus: Bus, timeout_s: float) -> list[Identity] | None:
     try:
         while more:
             query = AgentsQuery(after=found[-1].agent_id if found else "", limit=PAGE)
-            page = await bus.request(subjects.QUERY_REGISTRAR_AGENTS, query, IdentityPage, timeout_s=timeout_s)
+            page = await bus.request(
+                subjects.QUERY_REGISTRAR_AGENTS, query, IdentityPage, timeout_s=timeout_s, signed_by=_REGISTRAR
+            )
             found.extend(page.identities)
             more = page.more and bool(page.identities)
     except TimedOutError:

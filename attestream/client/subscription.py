@@ -1,10 +1,15 @@
-"""Async iterators over streams, on durable pull consumers that outlive restarts of the server and of the subscriber."""
+"""Async iterators over streams that outlive restarts of the server and of the subscriber.
+
+Where the bus has identities, nobody but services has consumers: there a subscription reads by itself
+(:mod:`attestream.client.tail`), and a durable one keeps its place in a file.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 import msgspec
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from attestream.bus.connection import Bus
     from attestream.bus.consume import Consumer, Deferred
     from attestream.bus.delivery import Delivery
+    from attestream.client.tail import Tail
 
 WINDOW: Final = 64
 """Most messages that are delivered and not yet acknowledged."""
@@ -55,18 +61,22 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a new consumer begins with what is stored, or with what comes next."""
     since: int = 0
     """Unix time in milliseconds from which a new consumer begins; 0: see ``from_start``."""
+    live: list[str] = []
+    """Subjects under which new messages are heard by those who have no consumer."""
+    places: Path | None = None
+    """Directory for the places of those who have no consumer; none: the user's own."""
 
 
 class Subscription(Generic[A]):
     """Yields messages in the stream's order, for ever, across restarts of the server.
 
     With a durable name each message is delivered until it was acknowledged: it may come twice, never not at all, and one
-    that fails ``read`` goes to the stream DEAD. Without, nothing needs to be acknowledged and such a message is skipped.
-    Either way it is handed to ``on_rejected`` and never yielded.
+    that fails ``read`` goes to the stream DEAD, where there is a consumer, or is passed over. Without, nothing needs to be
+    acknowledged and such a message is skipped. Either way it is handed to ``on_rejected`` and never yielded.
     """
 
     def __init__(
-        self, bus: Bus, source: Source, read: Callable[[Delivery], A], on_rejected: OnRejected = log_rejected
+        self, bus: Bus, source: Source, read: Callable[[Delivery], Awaitable[A]], on_rejected: OnRejected = log_rejected
     ) -> None:
         self._bus = bus
         self._source = source
@@ -74,7 +84,7 @@ class Subscription(Generic[A]):
         self._on_rejected = on_rejected
         self._queue: asyncio.Queue[A | None] = asyncio.Queue()
         self._queued: set[int] = set()
-        self._consumer: Consumer | None = None
+        self._consumer: Consumer | Tail | None = None
         self._stopped = False
 
     def __aiter__(self) -> Self:
@@ -94,12 +104,17 @@ class Subscription(Generic[A]):
         """Begin to receive; iterating does so by itself. After it, nothing that is published is missed.
 
         :raises BusError: when the bus does not answer, or has no such stream.
+        :raises ConfigError: when the place of a durable name can not be kept, or another process has it.
         """
         if self._consumer is not None or self._stopped:
             return
+        self._consumer = self._tail() if self._bus.guest else self._durable_consumer()
+        await self._consumer.start()
+
+    def _durable_consumer(self) -> Consumer:
         from attestream.bus.consume import Consumer
 
-        self._consumer = Consumer(
+        return Consumer(
             self._bus,
             self._source.stream,
             self._source.durable,
@@ -109,7 +124,26 @@ class Subscription(Generic[A]):
             ack_wait_s=ACK_WAIT_S,
             start=self._source.since or ("all" if self._source.from_start else "new"),
         )
-        await self._consumer.start()
+
+    def _tail(self) -> Tail:
+        from attestream.client.places import Place, default_directory
+        from attestream.client.tail import Tail
+
+        source = self._source
+        place = None
+        if source.durable:
+            place = Place((source.places or default_directory()) / f"{source.stream}.{source.durable}")
+        return Tail(
+            self._bus,
+            source.stream,
+            self._take,
+            filters=source.filters,
+            live=source.live or source.filters,
+            start=source.since or ("all" if source.from_start else "new"),
+            window=WINDOW,
+            ack_wait_s=ACK_WAIT_S,
+            place=place,
+        )
 
     async def stop(self) -> None:
         """End the iteration. What was delivered and not yielded comes again at once under a durable name."""
@@ -128,7 +162,7 @@ class Subscription(Generic[A]):
         from attestream.bus.consume import DEFERRED
 
         try:
-            item = self._read(delivery)
+            item = await self._read(delivery)
         except AttestreamError as error:
             self._on_rejected(Rejected(subject=delivery.subject, sequence=delivery.sequence, error=error))
             if self._source.durable:
