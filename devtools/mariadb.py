@@ -122,7 +122,7 @@ class MariaDb:
     def _client(self, statement: str) -> subprocess.CompletedProcess[bytes]:
         client = _find("mariadb", "mysql")
         arguments = [client, "--no-defaults", "--user=root", f"--socket={self._socket}", "--execute", statement]
-        return subprocess.run(arguments, check=False, capture_output=True, cwd=self._directory)
+        return subprocess.run(arguments, check=False, capture_output=True, cwd=self._directory, timeout=START_TIMEOUT_S)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

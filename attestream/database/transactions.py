@@ -126,7 +126,7 @@ class _Outage:
 
     def failed(self, reason: str, error: BaseException) -> None:
         self._counter.add(1, {"reason": reason})
-        detail = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
+        detail = f"{type(error).__name__}: {getattr(error, 'orig', None) or str(error) or 'nothing came in time'}"
         if reason == "refused":
             _log.warning("%s: %.300s", _MESSAGES[reason], detail)
             return

@@ -9,7 +9,7 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from attestream.database import open_engine, reading, sqlite, transaction, transactions
+from attestream.database import open_engine, reading, sqlite, transaction
 from attestream.database.statements import insert_missing
 from attestream.errors import StorageError
 from devtools.pool import eventually
@@ -115,22 +115,6 @@ async def test_a_client_that_stops_inside_a_transaction_loses_its_locks(mortal_s
     await connection.close()
 
 
-async def test_a_server_that_hangs_is_given_up(mariadb_server, open_one, monkeypatch):
-    """As after a cut of the network: nothing comes, not even an end of the connection."""
-    monkeypatch.setattr(transactions, "GRACE_S", 0.2)
-    engine = open_one(mariadb_server.new_database(), timeout_s=1)
-    await create(engine)
-    mariadb_server.freeze()
-    try:
-        async with asyncio.timeout(30):
-            for n in (1, 2):
-                with pytest.raises(StorageError, match="does not answer"):
-                    await insert(engine, n)
-    finally:
-        mariadb_server.thaw()
-    await insert(engine, 3)
-
-
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -163,6 +147,23 @@ async def test_a_writer_that_hangs_keeps_a_sqlite_file_from_writers_who_are_told
     await insert(engine, 3)
     assert await numbers(engine, NUMBERS) == {3}
     assert len(told(caplog, "after")) == 1
+
+
+async def test_a_database_that_is_full_is_told_of_and_goes_on_once_there_is_space(tmp_path, open_one, numbers):
+    engine = open_one(f"sqlite:///{tmp_path / 'a.db'}", connections=1)
+    await create(engine)
+
+    async def pages(most):
+        async with reading(engine) as connection:
+            await connection.execute(sa.text(f"PRAGMA max_page_count = {most}"))
+
+    await pages(2)
+    with pytest.raises(StorageError, match="no space left"):
+        async with transaction(engine) as connection:
+            await connection.execute(sa.insert(NUMBERS), [{"n": n} for n in range(10_000)])
+    await pages(10_000)
+    await insert(engine, 1)
+    assert await numbers(engine, NUMBERS) == {1}
 
 
 async def test_a_pool_that_is_used_up_is_told_of(tmp_path, open_one, monkeypatch):
