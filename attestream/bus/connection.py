@@ -24,6 +24,7 @@ from attestream.bus.trust import Trust
 from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, BusError, MalformedError, RefusedError, TimedOutError, TooLargeError
 from schemas import subjects
+from schemas.accounts import GUESTS
 from schemas.base import Decoder, M, Message, SchemaError, encode
 from schemas.enrolment import Refused
 from schemas.roles import Role
@@ -73,7 +74,7 @@ class Bus:
         self.dropped = 0
         """Messages of core subscriptions that were thrown away because their callback was too slow."""
         self.reconnects = 0
-        self.guest = False
+        self.guest = self.holder is not None and self.holder.role in GUESTS
         """Whether this identity lives outside the account of the streams (:mod:`schemas.accounts`)."""
         self._connected = asyncio.Event()
         self._closing = True
