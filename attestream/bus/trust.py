@@ -201,18 +201,22 @@ class Trust:
             raise
         return author
 
-    def open(self, signed: Signed, kind: type[M], role: Role, signed_at: Callable[[M], int]) -> M:
+    async def open(self, signed: Signed, kind: type[M], role: Role, received_at: int, signed_at: Callable[[M], int]) -> M:
         """Return the message in an envelope by a key of ``role``; ``signed_at`` takes the time of the signature out of it.
+
+        ``received_at`` is when it was stored, or has come (Unix ms).
 
         :raises SignatureError: no such key has signed it, or it did not count then.
         :raises MalformedError: what was signed is no message of ``kind``.
         """
         try:
-            message = self.keyring.of_role(role).open(signed, kind)
+            if self.keyring.entry(signed.key_id) is None:
+                await self.refresh()
             entry = self.keyring.entry(signed.key_id)
             if entry is None:
                 raise SignatureError(f"the roster has no key {signed.key_id[:64]!r}")
-            check_time(entry, signed_at(message))
+            message = self.keyring.of_role(role).open(signed, kind)
+            check_time(entry, signed_at(message), received_at)
         except AttestreamError:
             self._reject(role)
             raise

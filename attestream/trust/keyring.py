@@ -78,12 +78,7 @@ class Keyring:
         entry = self._entries.get(signature.key_id)
         if entry is None:
             raise UnknownKeyError(f"the roster has no key {signature.key_id}")
-        check_time(entry, signature.signed_at)
-        if abs(received_at - signature.signed_at) > MAX_DELAY_MS:
-            raise ExpiredError(
-                f"{entry.name} signed it {(received_at - signature.signed_at) / 1000:.0f} s before it came: "
-                "it was sent again, or clocks differ"
-            )
+        check_time(entry, signature.signed_at, received_at)
         try:
             covered = covered_bytes(subjects.published(subject), signature.signed_at, payload)
         except UnicodeEncodeError as error:
@@ -97,11 +92,16 @@ class Keyring:
         return TrustedKeys(wanted)
 
 
-def check_time(entry: RosterKey, signed_at: int) -> None:
-    """Do nothing when what ``entry`` signs at ``signed_at`` (Unix ms) counts.
+def check_time(entry: RosterKey, signed_at: int, received_at: int) -> None:
+    """Do nothing when what ``entry`` signs at ``signed_at`` and what comes at ``received_at`` counts (Unix ms).
 
     :raises ExpiredError: when it does not.
     """
+    if abs(received_at - signed_at) > MAX_DELAY_MS:
+        raise ExpiredError(
+            f"{entry.name} signed it {(received_at - signed_at) / 1000:.0f} s before it came: "
+            "it was sent again, or clocks differ"
+        )
     if signed_at < entry.not_before:
         raise ExpiredError(f"key {entry.key_id} of {entry.name} did not count yet")
     if entry.not_after and signed_at > entry.not_after:

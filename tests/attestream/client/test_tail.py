@@ -170,7 +170,7 @@ async def test_reader_goes_on_when_the_server_was_away(server, bus, guest):
 
 async def test_revocation_is_heard_long_before_the_next_look(bus, guest):
     source = Source(stream="REVOCATIONS", filters=[subjects.REVOCATIONS], live=[subjects.REVOKED])
-    heard = Subscription(guest.bus, source, lambda delivery: _Plain(delivery))
+    heard = Subscription(guest.bus, source, _plain)
     await heard.start()
     took = []
     for number in range(5):
@@ -182,6 +182,10 @@ async def test_revocation_is_heard_long_before_the_next_look(bus, guest):
     assert min(took) < POLL_S / 2
     await heard.stop()
     assert await last_sequence(bus, "REVOCATIONS") == 5
+
+
+async def _plain(delivery):
+    return _Plain(delivery)
 
 
 class _Plain:
