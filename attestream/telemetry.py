@@ -37,6 +37,16 @@ CHALLENGES_MISSED: Final = Metric(
     "attestream.challenges.missed", "{challenge}", "Challenges that no evidence answered in time."
 )
 ENROLMENTS: Final = Metric("attestream.enrolments", "{enrolment}", "Enrolment requests; attribute `outcome`.")
+BUS_IDENTITIES: Final = Metric(
+    "attestream.bus.identities",
+    "{identity}",
+    "Agents' identities on the bus; attribute `outcome`: `issued`, `renewed`, `refused` or `revoked`.",
+)
+BUS_REVOCATION_TIME: Final = Metric(
+    "attestream.bus.revocation.time",
+    "s",
+    "From the event that cuts an agent off until the servers have closed its connection (histogram).",
+)
 REVOCATIONS: Final = Metric("attestream.revocations", "{revocation}", "Revocations signed and published.")
 DELIVERIES: Final = Metric(
     "attestream.webhook.deliveries", "{delivery}", "Webhook deliveries; attributes `sink`, `outcome`."
@@ -62,6 +72,8 @@ METRICS: Final = (
     APPRAISALS,
     CHALLENGES_MISSED,
     ENROLMENTS,
+    BUS_IDENTITIES,
+    BUS_REVOCATION_TIME,
     REVOCATIONS,
     DELIVERIES,
     DEAD_LETTERS,
@@ -76,6 +88,11 @@ METRICS: Final = (
 def counter(metric: Metric) -> metrics.Counter:
     """Return the instrument that counts ``metric``. Keep it: looking it up anew costs more than counting."""
     return metrics.get_meter("attestream").create_counter(metric.name, metric.unit, metric.doc)
+
+
+def histogram(metric: Metric) -> metrics.Histogram:
+    """Return the instrument that ``metric``'s values are recorded with. Keep it, as a counter."""
+    return metrics.get_meter("attestream").create_histogram(metric.name, metric.unit, metric.doc)
 
 
 class LineFormatter(logging.Formatter):

@@ -119,7 +119,7 @@ class SoftAgent:
         """Tell whether ``evidence`` belongs on the EVIDENCE stream; otherwise it is the bare reply to its challenge."""
         return bool(evidence.pcr_values or evidence.ima or evidence.boot_log)
 
-    def enrol_request(self, nonce: bytes = b"", *, ek_certificates: Sequence[bytes] = ()) -> EnrolRequest:
+    def enrol_request(self, nonce: bytes = b"", *, ek_certificates: Sequence[bytes] = (), bus_key: str = "") -> EnrolRequest:
         """Return the request for an enrolment challenge; ``nonce`` is random by default."""
         return EnrolRequest(
             agent_id=self.agent_id,
@@ -128,6 +128,7 @@ class SoftAgent:
             ak_public=self.tpm.ak_public,
             transport_key=self.transport_key,
             nonce=nonce or secrets.token_bytes(32),
+            bus_key=bus_key,
         )
 
     def proof(self, request: bytes, challenge: bytes) -> bytes:

@@ -178,6 +178,7 @@ GRANTS: Final = (
             _ROSTER,
             _ANSWERS,
             *_inboxes(Role.VERIFIER),
+            *_consume(_EVENTS, "registrar", subjects.events_of_kind("*")),
         ],
         subscribe=["att.registrar.>", "att.query.registrar.>", *_LIVE[:2], *_own_inbox(Role.REGISTRAR)],
     ),

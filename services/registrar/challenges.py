@@ -24,6 +24,8 @@ class Pending(msgspec.Struct, frozen=True):
     expires_at: int
     proof_digest: bytes
     """SHA-256 of the awaited proof."""
+    bus_key: str
+    """Public NKey that an identity on the bus is wanted for; empty: none."""
     claims: dict[str, Any]
     """Value of each column of :data:`services.registrar.tables.CLAIMS`."""
 
@@ -38,6 +40,7 @@ async def add(
     proof_digest: bytes,
     admitted: Admitted,
     transport_key: bytes,
+    bus_key: str,
 ) -> None:
     """Store a challenge, and forget the agent's oldest ones beyond :data:`MAX_PER_AGENT`."""
     # As a derived table: MySQL takes no LIMIT in the subquery itself.
@@ -67,6 +70,7 @@ async def add(
             ak_public=admitted.ak.tpm2b,
             ak_name=admitted.ak.name,
             transport_key=transport_key,
+            bus_key=bus_key,
         )
     )
 
@@ -80,7 +84,7 @@ async def take(connection: AsyncConnection, challenge_id: bytes, agent_id: str) 
         return None
     await connection.execute(delete(challenge).where(*this))
     claims = {name: row[name] for name in CLAIMS}
-    return Pending(expires_at=row["expires_at"], proof_digest=row["proof_digest"], claims=claims)
+    return Pending(expires_at=row["expires_at"], proof_digest=row["proof_digest"], bus_key=row["bus_key"], claims=claims)
 
 
 async def forget(connection: AsyncConnection, agent_id: str) -> None:

@@ -7,13 +7,22 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from attestream.database import reading, transaction
-from attestream.errors import EnrolmentError, MalformedError, SupersededError
+from attestream.errors import (
+    AttestreamError,
+    EnrolmentError,
+    ForbiddenError,
+    MalformedError,
+    RefusedError,
+    SignatureError,
+    SupersededError,
+)
 from attestream.telemetry import ENROLMENTS, counter
 from attestream.tpm.credential import make_credential
 from attestream.trust.keyring import ANYBODY, Author
@@ -36,6 +45,7 @@ from schemas.subjects import AGENT_ID
 from services.registrar import challenges, identities, outbox
 from services.registrar.admission import Admitted, Rules, decide, examine
 from services.registrar.hook import Hook
+from services.registrar.issuing import Issuer, check_key, check_possession
 
 SECRET_BYTES: Final = 32
 CHALLENGE_ID_BYTES: Final = 16
@@ -47,6 +57,14 @@ _NO_FINDINGS: Final = msgspec.msgpack.encode([])
 """Of challenges from before there were findings."""
 
 _log = logging.getLogger(__name__)
+
+
+class Registration(NamedTuple):
+    """A key that gets an identity on the bus."""
+
+    key: str
+    issued_at: int
+    """Unix seconds that the identity is to be dated with."""
 
 
 class Registrar:
@@ -61,11 +79,14 @@ class Registrar:
         challenge_lifetime_ms: int,
         clock: Callable[[], int],
         recorded: Callable[[], None],
+        issuer: Issuer | None = None,
     ) -> None:
         """:param hook: decides when the rules say so.
         :param recorded: called after an event was written to the outbox.
+        :param issuer: gives agents their identities on the bus; without one they get none.
         """
         self._engine = engine
+        self._issuer = issuer
         self._rules = rules
         self._hook = hook
         self._lifetime_ms = challenge_lifetime_ms
@@ -83,6 +104,7 @@ class Registrar:
         :raises StorageError: when the database does not answer.
         """
         now = self._clock()
+        check_key(request.bus_key)
         admitted = await self._admit(request, now)
         secret = secrets.token_bytes(SECRET_BYTES)
         credential, encrypted = make_credential(admitted.ek, admitted.ak.name, secret)
@@ -106,6 +128,7 @@ class Registrar:
                 proof_digest=hashlib.sha256(proof).digest(),
                 admitted=admitted,
                 transport_key=request.transport_key,
+                bus_key=request.bus_key,
             )
             self._since_sweep += 1
             if self._since_sweep >= SWEEP_EVERY:
@@ -137,16 +160,41 @@ class Registrar:
         now = self._clock()
         async with transaction(self._engine) as connection:
             outcome = await self._judge(connection, request, now)
-        if isinstance(outcome, EnrolmentError):
+        if isinstance(outcome, AttestreamError):
             self._counter.add(1, {"outcome": "refused"})
             _log.warning("enrolment of %r refused: %s", request.agent_id[:100], outcome.message)
             raise outcome
         self._counter.add(1, {"outcome": "enrolled"})
         self._recorded()
-        _log.info("agent %s enrolled as number %d", outcome.agent_id, outcome.enrolment)
-        return outcome
+        enrolled, identity = outcome
+        _log.info("agent %s enrolled as number %d", enrolled.agent_id, enrolled.enrolment)
+        return await self._with_identity(enrolled, identity) if identity is not None else enrolled
 
-    async def _judge(self, connection: AsyncConnection, request: ActivateRequest, now: int) -> Enrolled | EnrolmentError:
+    async def _with_identity(self, enrolled: Enrolled, identity: Registration | AttestreamError) -> Enrolled:
+        """Return the confirmation with an identity on the bus, or with the reason why there is none."""
+        if self._issuer is None:
+            return replace(enrolled, bus_refusal="this registrar issues no identities on the bus")
+        try:
+            if isinstance(identity, AttestreamError):
+                raise identity
+            token = await self._issuer.issue(enrolled.agent_id, identity.key, identity.issued_at, outcome="issued")
+        except AttestreamError as error:
+            return replace(enrolled, bus_refusal=self._issuer.refused(enrolled.agent_id, error))
+        return replace(enrolled, bus_token=token)
+
+    async def _registered(
+        self, connection: AsyncConnection, agent_id: str, key: str
+    ) -> Registration | AttestreamError | None:
+        if self._issuer is None or not key:
+            return ForbiddenError("no identities are issued here") if key else None
+        try:
+            return Registration(key, await self._issuer.register(connection, agent_id, key))
+        except RefusedError as error:
+            return error
+
+    async def _judge(
+        self, connection: AsyncConnection, request: ActivateRequest, now: int
+    ) -> tuple[Enrolled, Registration | AttestreamError | None] | AttestreamError:
         """Return the refusal rather than raise it: the use of the challenge must be committed."""
         pending = await challenges.take(connection, request.challenge_id, request.agent_id)
         if pending is None:
@@ -157,19 +205,22 @@ class Registrar:
         if not hmac.compare_digest(hashlib.sha256(request.proof).digest(), pending.proof_digest):
             return EnrolmentError("the proof is wrong: this TPM does not hold both the EK and the AK")
         try:
+            if pending.bus_key:
+                check_possession(pending.bus_key, request)
             recorded = await identities.record(connection, request.agent_id, pending.claims, now)
-        except EnrolmentError as error:
+        except (EnrolmentError, SignatureError, MalformedError) as error:
             return error
         if recorded.changed:
             kind = EventKind.ENROLLED if recorded.first else EventKind.RE_ENROLLED
             findings = _FINDINGS.decode(pending.claims["findings"] or _NO_FINDINGS)
             await outbox.add(connection, _event(kind, request.agent_id, recorded.enrolment, now, findings))
-        return Enrolled(
+        enrolled = Enrolled(
             agent_id=request.agent_id,
             ak_name=pending.claims["ak_name"],
             enrolment=recorded.enrolment,
             at=recorded.at,
         )
+        return enrolled, await self._registered(connection, request.agent_id, pending.bus_key)
 
     async def delete(self, request: DeleteIdentity, author: Author = ANYBODY) -> Done:
         """Remove an enrolment and its pending challenges, as ``author`` asks: the id is free.

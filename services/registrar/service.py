@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from schemas import subjects
 from schemas.base import Decoder
 from schemas.enrolment import ActivateRequest, AgentQuery, AgentsQuery, DeleteIdentity, EnrolChallenge, EnrolRequest
 from services.registrar.admission import Rules
+from services.registrar.bus_identities import open_identities
 from services.registrar.enrolment import Registrar
 from services.registrar.gate import Gate
 from services.registrar.hook import Hook
@@ -76,6 +77,7 @@ async def serving(
     try:
         await migrate(engine, MIGRATIONS)
         publisher = Publisher(engine, bus)
+        identities = await open_identities(engine, bus, config, clock)
         registrar = Registrar(
             engine,
             rules=rules,
@@ -83,6 +85,7 @@ async def serving(
             challenge_lifetime_ms=int(config.challenge_lifetime_s * 1000),
             clock=clock,
             recorded=publisher.wake,
+            issuer=identities.issuer if identities is not None else None,
         )
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(publisher.run()), tasks.create_task(_sweep(registrar))]
@@ -92,7 +95,8 @@ async def serving(
                 background.append(tasks.create_task(keeper.run()))
                 endpoints.append(await keeper.serve(QUEUE))
             try:
-                yield registrar
+                async with identities or nullcontext():
+                    yield registrar
             finally:
                 for endpoint in endpoints:
                     await endpoint.stop()

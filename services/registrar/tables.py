@@ -38,6 +38,8 @@ challenge: Final = Table(
     Column("expires_at", BigInteger, nullable=False),
     # SHA-256 of the proof that is awaited: neither the secret nor the proof can be read from the database.
     Column("proof_digest", LargeBinary, nullable=False),
+    # Public NKey that an identity on the bus is wanted for; empty: none.
+    Column("bus_key", String, nullable=False),
     *_claims(),
 )
 
@@ -48,4 +50,43 @@ outbox: Final = Table(
     Column("message_id", String, nullable=False),
     Column("subject", String, nullable=False),
     Column("data", LargeBinary, nullable=False),
+)
+
+bus_key: Final = Table(
+    "registrar_bus_key",
+    _METADATA,
+    # The keys that agents have identities for. A row outlives every token that was issued to its key.
+    Column("bus_key", String, primary_key=True),
+    Column("agent_id", String, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+revocation: Final = Table(
+    "registrar_bus_revocation",
+    _METADATA,
+    # The entries of the agents' account that are ours; all times of identities are in Unix seconds.
+    Column("bus_key", String, primary_key=True),
+    Column("agent_id", String, nullable=False),
+    Column("revoked_at", BigInteger, nullable=False),
+    # When the last token that it revokes has expired, and the entry with it.
+    Column("until", BigInteger, nullable=False),
+)
+
+standing: Final = Table(
+    "registrar_standing",
+    _METADATA,
+    Column("agent_id", String, primary_key=True),
+    # Of the event in the stream that decided it.
+    Column("sequence", BigInteger, nullable=False),
+    Column("blocked", Boolean, nullable=False),
+    Column("reason", String, nullable=False),
+)
+
+account: Final = Table(
+    "registrar_bus_account",
+    _METADATA,
+    # One row. The list of revocations has changed since the servers confirmed it, when the two numbers differ.
+    Column("id", Integer, primary_key=True),
+    Column("changed", BigInteger, nullable=False),
+    Column("confirmed", BigInteger, nullable=False),
 )

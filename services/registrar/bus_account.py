@@ -1,0 +1,156 @@
+"""The agents' account on the servers of the bus, reached over the bus's own account.
+
+Each server answers for itself, so a cluster that shrinks or grows is seen by who answers. A server that was away takes the
+newest token from its neighbours, or is given it at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from attestream.bus.connection import Bus
+from attestream.credentials.account import read_account, revised
+from attestream.credentials.nkey import NKey
+from attestream.credentials.token import Token
+from attestream.errors import AttestreamError, BusError
+
+ANSWER_S: Final = 2.0
+"""Seconds that servers have to answer."""
+_GATHER_S: Final = 0.25
+
+_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+_PING: Final = "$SYS.REQ.SERVER.PING.VARZ"
+
+
+class _Server(msgspec.Struct, frozen=True):
+    id: str = ""
+    name: str = ""
+
+
+class _Error(msgspec.Struct):
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    server: _Server = _Server()
+    error: _Error | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Answer)
+
+
+class BusAccount:
+    """Keeps the account's token up to date on all servers.
+
+    :param account: its public key.
+    :param operator: signs the token; also whose tokens are believed.
+    :param clock: Unix time in milliseconds.
+    """
+
+    def __init__(self, bus: Bus, account: str, operator: NKey, clock: Callable[[], int]) -> None:
+        self._bus = bus
+        self._account = account
+        self._operator = operator
+        self._clock = clock
+        self._current: Token | None = None
+        self._servers: frozenset[str] = frozenset()
+
+    async def look(self) -> None:
+        """Find out which servers there are, and what they have.
+
+        :raises BusError: none answers, or none has a token of the account that the operator's key has signed.
+        """
+        answers = await self._gather(_PING, b"", ANSWER_S, 0)
+        self._servers = frozenset(_decode(answer).server.id for answer in answers)
+        lookup = f"$SYS.REQ.ACCOUNT.{self._account}.CLAIMS.LOOKUP"
+        found = await self._gather(lookup, b"", ANSWER_S, len(self._servers))
+        self._current = max(self._believed(found), key=lambda token: token.issued_at)
+
+    async def bring_in_line(self, revoke: Mapping[str, int], *, since: int) -> None:
+        """See to it that the account says on all servers what :func:`attestream.credentials.account.revised` makes of it.
+
+        :raises BusError: a server does not confirm it.
+        """
+        if self._current is None or not self._servers:
+            await self.look()
+        assert self._current is not None
+        now = self._clock() // 1000
+        # A token that is older than what a server has could lose against it when servers compare notes.
+        issued_at = max(now, self._current.issued_at + 1)
+        text = revised(self._current, self._operator, revoke=revoke, since=since, now=issued_at)
+        if text is None:
+            return
+        answers = await self._gather(_UPDATE, text.encode(), ANSWER_S, len(self._servers))
+        confirmed = set()
+        for answer in map(_decode, answers):
+            if answer.error is not None:
+                raise BusError(f"server {answer.server.name} refuses the account's token: {answer.error.description[:200]}")
+            confirmed.add(answer.server.id)
+        self._current = read_account(text, self._account, frozenset([self._operator.public]), now)
+        if missing := self._servers - confirmed:
+            # Whether they are still there is found out by the next look.
+            self._servers = frozenset()
+            raise BusError(f"{len(missing)} of the bus's servers have not confirmed the account's token")
+
+    def _believed(self, answers: list[Msg]) -> list[Token]:
+        believed: list[Token] = []
+        reason = "no server has it"
+        for answer in answers:
+            try:
+                text = answer.data.decode("ascii", "replace")
+                trusted = frozenset([self._operator.public])
+                believed.append(read_account(text, self._account, trusted, self._clock() // 1000))
+            except AttestreamError as error:
+                reason = error.message
+        if not believed:
+            raise BusError(
+                f"the token of the agents' account can not be used: {reason}",
+                remedy="Check [registrar] `agent_account_file` and `operator_key_file`, and the servers' configuration.",
+            )
+        return believed
+
+    async def _gather(self, subject: str, payload: bytes, timeout_s: float, wanted: int) -> list[Msg]:
+        """Return the answers of ``wanted`` servers; 0: of all that answer within a moment after the first."""
+        answers: list[Msg] = []
+        heard = asyncio.Event()
+
+        async def take(message: Msg) -> None:
+            answers.append(message)
+            heard.set()
+
+        nc = self._bus.nc
+        inbox = nc.new_inbox()
+        try:
+            subscription = await nc.subscribe(inbox, cb=take)
+            try:
+                await nc.publish(subject, payload, reply=inbox)
+                async with asyncio.timeout(timeout_s):
+                    while not answers or len(answers) < wanted:
+                        heard.clear()
+                        await heard.wait()
+                    if not wanted:
+                        await asyncio.sleep(_GATHER_S)
+            finally:
+                if not nc.is_closed:
+                    await subscription.unsubscribe()
+        except TimeoutError as error:
+            if not answers:
+                raise BusError(f"no server of the bus answers on {subject}") from error
+        except nats.errors.Error as error:
+            raise BusError(f"the bus's servers can not be asked: {error}") from error
+        if any(answer.headers and answer.headers.get("Status") == "503" for answer in answers):
+            raise BusError(f"no server of the bus hears {subject}")
+        return answers
+
+
+def _decode(answer: Msg) -> _Answer:
+    try:
+        return _DECODER.decode(answer.data)
+    except msgspec.DecodeError as error:
+        raise BusError("a server of the bus has answered what can not be read") from error

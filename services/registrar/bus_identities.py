@@ -1,0 +1,145 @@
+"""Agents' identities on the bus, put together: what issues, what renews, and what makes void."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from attestream.bus.connection import Bus, connect
+from attestream.bus.serving import Endpoint
+from attestream.config import RegistrarConfig
+from attestream.credentials.nkey import Kind, NKey
+from attestream.credentials.token import read
+from attestream.errors import AttestreamError, ConfigError, StorageError
+from schemas import subjects
+from schemas.enrolment import RenewRequest
+from services.registrar.bus_account import BusAccount
+from services.registrar.issuing import Issuer
+from services.registrar.renewals import Renewals
+from services.registrar.revocations import Revocations
+
+SWEEP_S: Final = 60.0
+
+_QUEUE: Final = "registrar"
+_MAX_FILE: Final = 16 << 20
+_log = logging.getLogger(__name__)
+
+
+class BusIdentities:
+    """Serves renewals, and keeps the servers informed, from entering to leaving it."""
+
+    def __init__(self, bus: Bus, system: Bus, issuer: Issuer, renewals: Renewals, revocations: Revocations) -> None:
+        self.issuer = issuer
+        self._bus = bus
+        self._system = system
+        self._renewals = renewals
+        self._revocations = revocations
+        self._endpoint: Endpoint | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Start.
+
+        :raises BusError: the bus does not answer.
+        :raises StorageError: the database does not answer.
+        """
+        try:
+            await self._revocations.start()
+            self._endpoint = await self._bus.serve(subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew)
+        except BaseException:
+            await self._system.close()
+            raise
+        self._tasks = [asyncio.create_task(self._revocations.run()), asyncio.create_task(self._sweep())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop. What is not told yet is told by the next registrar."""
+        if self._endpoint is not None:
+            await self._endpoint.stop()
+        await self._revocations.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._system.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self._revocations.sweep()
+            except StorageError as error:
+                _log.warning("expired identities stay for now: %s", error.message)
+            await asyncio.sleep(SWEEP_S)
+
+
+async def open_identities(
+    engine: AsyncEngine, bus: Bus, config: RegistrarConfig, clock: Callable[[], int]
+) -> BusIdentities | None:
+    """Return what issues identities as configured; None when the bus asks nobody who they are.
+
+    :raises ConfigError: a setting is missing or names what can not be used.
+    :raises BusError: the bus's own account can not be reached.
+    """
+    files = {
+        "agent_issuer_file": config.agent_issuer_file,
+        "operator_key_file": config.operator_key_file,
+        "system_credentials": config.system_credentials,
+        "agent_account_file": config.agent_account_file,
+    }
+    missing = [name for name, path in files.items() if path is None]
+    if len(missing) == len(files):
+        return None
+    if missing:
+        raise ConfigError(
+            f"[registrar] `{missing[0]}` is not set, but others that issue identities are",
+            remedy=f"Set all of {', '.join(files)}, or none.",
+        )
+    key = _seed(files["agent_issuer_file"], Kind.ACCOUNT)
+    operator = _seed(files["operator_key_file"], Kind.OPERATOR)
+    account = _account(files["agent_account_file"])
+    system = await connect(
+        replace(bus.settings, name="registrar (identities)", credentials=config.system_credentials, identity=None)
+    )
+    lifetime_s = config.identity_lifetime_s
+    issuer = Issuer(bus, key, account, lifetime_s=lifetime_s, clock=clock)
+    revocations = Revocations(engine, bus, BusAccount(system, account, operator, clock), lifetime_s=lifetime_s, clock=clock)
+    return BusIdentities(bus, system, issuer, Renewals(engine, issuer, clock), revocations)
+
+
+def _seed(path: Path | None, kind: Kind) -> NKey:
+    try:
+        key = NKey.from_seed(_text(path, secret=True))
+    except AttestreamError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+    if key.kind is not kind:
+        raise ConfigError(f"{path} does not hold the key of an {kind.name.lower()}")
+    return key
+
+
+def _account(path: Path | None) -> str:
+    try:
+        token = read(_text(path, secret=False))
+    except AttestreamError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+    if token.kind != "account":
+        raise ConfigError(f"{path} does not hold the token of an account")
+    return token.subject
+
+
+def _text(path: Path | None, *, secret: bool) -> str:
+    assert path is not None
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE)
+    except OSError as error:
+        raise ConfigError(f"{path} can not be read: {error.strerror or error}") from error
+    if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o})", remedy=f"Run `chmod 600 {path}`.")
+    return data.decode("ascii", "replace").strip()

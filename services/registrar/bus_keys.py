@@ -1,0 +1,119 @@
+"""The keys that agents have identities for, and the entries that make them void. All times are in Unix seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from attestream.credentials.account import EVERYBODY, MAX_REVOKED
+from attestream.database.statements import insert_missing
+from attestream.errors import EnrolmentError, ForbiddenError
+from services.registrar.tables import account, bus_key, revocation
+
+SKEW_S: Final = 60
+"""By how much the clocks of registrars may differ. What is revoked is revoked up to so far ahead, and the next identity is
+dated after that: otherwise one that a fast clock has dated would outlive its revocation."""
+
+MAX_KEYS: Final = 4
+"""Most keys of one agent with identities that hold: no agent may fill the list of revocations by itself."""
+
+
+async def register(
+    connection: AsyncConnection, agent_id: str, key: str, *, now: int, lifetime_s: int, known: bool = False
+) -> int:
+    """Note that ``key`` gets an identity of ``lifetime_s``; return the time at which it is to be dated.
+
+    :param known: whether the agent must have this key already.
+    :raises ForbiddenError: it must, and has not.
+    :raises EnrolmentError: the key is another agent's, or this one has too many.
+    """
+    row = (await connection.execute(select(bus_key).where(bus_key.c.bus_key == key).with_for_update())).one_or_none()
+    if known and (row is None or row.agent_id != agent_id):
+        raise ForbiddenError(f"agent {agent_id} has no identity with the key {key}", remedy="Enrol again.")
+    if row is not None and row.agent_id != agent_id:
+        raise EnrolmentError("the key for the bus belongs to another agent", remedy="Let the agent make a new key.")
+    issued_at = max(now, await _revoked_at(connection, key) + 1)
+    # Twice the life, so that not every renewal has to be written.
+    if row is None:
+        await _check_number(connection, agent_id, now)
+        values = {"bus_key": key, "agent_id": agent_id, "expires_at": issued_at + 2 * lifetime_s}
+        await connection.execute(insert(bus_key).values(**values))
+    elif row.expires_at < issued_at + lifetime_s:
+        values = {"expires_at": issued_at + 2 * lifetime_s}
+        await connection.execute(update(bus_key).where(bus_key.c.bus_key == key).values(**values))
+    return issued_at
+
+
+async def revoke(connection: AsyncConnection, agent_id: str, *, now: int) -> list[str]:
+    """Make every identity of an agent void, and return their keys."""
+    query = select(bus_key).where(bus_key.c.agent_id == agent_id, bus_key.c.expires_at > now).with_for_update()
+    rows = (await connection.execute(query)).all()
+    for row in rows:
+        await _enter(connection, row.bus_key, agent_id, now=now, until=row.expires_at)
+    await connection.execute(delete(bus_key).where(bus_key.c.agent_id == agent_id))
+    if rows:
+        await _bound(connection, now)
+        await connection.execute(update(account).values(changed=account.c.changed + 1))
+    return [row.bus_key for row in rows]
+
+
+async def entries(connection: AsyncConnection, *, now: int) -> dict[str, int]:
+    """Return the entries that are in force: key -> time until which what was issued to it is void."""
+    rows = await connection.execute(select(revocation).where(revocation.c.until > now))
+    return {row.bus_key: row.revoked_at for row in rows}
+
+
+async def begin(connection: AsyncConnection) -> None:
+    """Make the row that counts changes, unless there is one."""
+    row = {"id": 1, "changed": 0, "confirmed": 0}
+    await connection.execute(insert_missing(connection.dialect.name, account, row, key="id"))
+
+
+async def changes(connection: AsyncConnection) -> tuple[int, int]:
+    """Return how often the entries have changed, and how many of these changes the servers have confirmed."""
+    found = (await connection.execute(select(account))).one()
+    return found.changed, found.confirmed
+
+
+async def confirm(connection: AsyncConnection, change: int) -> None:
+    """Note that the servers have the entries as they were after ``change`` changes."""
+    await connection.execute(update(account).where(account.c.confirmed < change).values(confirmed=change))
+
+
+async def sweep(connection: AsyncConnection, *, now: int) -> None:
+    """Forget keys whose identities have expired, and the entries that are not needed any more."""
+    await connection.execute(delete(bus_key).where(bus_key.c.expires_at <= now))
+    await connection.execute(delete(revocation).where(revocation.c.until <= now))
+
+
+async def _revoked_at(connection: AsyncConnection, key: str) -> int:
+    query = select(func.max(revocation.c.revoked_at)).where(revocation.c.bus_key.in_((key, EVERYBODY)))
+    return int((await connection.execute(query)).scalar_one_or_none() or 0)
+
+
+async def _check_number(connection: AsyncConnection, agent_id: str, now: int) -> None:
+    query = select(func.count()).where(bus_key.c.agent_id == agent_id, bus_key.c.expires_at > now)
+    if (await connection.execute(query)).scalar_one() >= MAX_KEYS:
+        raise EnrolmentError(
+            f"agent {agent_id} has identities with {MAX_KEYS} keys already",
+            remedy="Find out why its key does not last; the oldest expire by themselves.",
+        )
+
+
+async def _enter(connection: AsyncConnection, key: str, agent_id: str, *, now: int, until: int) -> None:
+    revoked_at = max(now + SKEW_S, await _revoked_at(connection, key) + 1)
+    await connection.execute(delete(revocation).where(revocation.c.bus_key == key))
+    values = {"bus_key": key, "agent_id": agent_id, "revoked_at": revoked_at, "until": max(until, revoked_at + 1)}
+    await connection.execute(insert(revocation).values(**values))
+
+
+async def _bound(connection: AsyncConnection, now: int) -> None:
+    if (await connection.execute(select(func.count()).select_from(revocation))).scalar_one() <= MAX_REVOKED:
+        return
+    last = (await connection.execute(select(func.max(bus_key.c.expires_at)))).scalar_one_or_none() or 0
+    until = max(last, (await connection.execute(select(func.max(revocation.c.until)))).scalar_one())
+    await _enter(connection, EVERYBODY, "", now=now, until=until)
+    await connection.execute(delete(revocation).where(revocation.c.bus_key != EVERYBODY))
+    await connection.execute(delete(bus_key))

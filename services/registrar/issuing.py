@@ -1,0 +1,101 @@
+"""Issues agents' identities on the bus: short-lived, each for one key, and only to agents in good standing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from attestream.bus.connection import Bus
+from attestream.credentials.nkey import Kind, NKey, decode_public, verify
+from attestream.credentials.token import role_tag, user_token
+from attestream.errors import AttestreamError, ForbiddenError, MalformedError
+from attestream.telemetry import BUS_IDENTITIES, counter
+from schemas import subjects
+from schemas.enrolment import ActivateRequest, possession_bytes
+from schemas.roles import Role
+from services.registrar import bus_keys, standing
+
+_log = logging.getLogger(__name__)
+
+_REMEDY: Final = "Find out why it failed; then re-admit it: `attestream agents start`, `update` or `add`."
+
+
+class Issuer:
+    """Holds the key whose signature makes an identity.
+
+    An identity is granted in two steps. Within the transaction of a proof :meth:`register` notes the key, unless the agent
+    is known to be blocked; an event that blocks it from then on revokes that key. After the transaction :meth:`issue` looks
+    at the record itself, for events that have not come here yet, and signs.
+    """
+
+    def __init__(self, bus: Bus, key: NKey, account: str, *, lifetime_s: int, clock: Callable[[], int]) -> None:
+        """:param account: public key of the account that agents live in; :param clock: Unix time in milliseconds."""
+        self._bus = bus
+        self._key = key
+        self._account = account
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._counter = counter(BUS_IDENTITIES)
+
+    async def register(self, connection: AsyncConnection, agent_id: str, key: str, *, known: bool = False) -> int:
+        """Note that an agent gets an identity for ``key``; return the time at which it is to be dated (Unix seconds).
+
+        :raises ForbiddenError: the agent is blocked, or (``known``) has no identity with this key.
+        :raises EnrolmentError: the key is another agent's, or this one has too many.
+        """
+        _check(agent_id, await standing.kept(connection, agent_id))
+        now = self._clock() // 1000
+        return await bus_keys.register(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s, known=known)
+
+    async def issue(self, agent_id: str, key: str, issued_at: int, *, outcome: str) -> str:
+        """Return the identity.
+
+        :param outcome: what it is counted as.
+        :raises ForbiddenError: the record says that the agent is blocked.
+        :raises BusError: the record can not be read; then there is no identity.
+        """
+        _check(agent_id, await standing.on_record(self._bus, agent_id))
+        self._counter.add(1, {"outcome": outcome})
+        return user_token(
+            self._key,
+            key,
+            subjects.token(agent_id),
+            account=self._account,
+            now=issued_at,
+            expires_at=issued_at + self._lifetime_s,
+            tags=[role_tag(Role.AGENT)],
+        )
+
+    def refused(self, agent_id: str, error: AttestreamError) -> str:
+        """Count and log a refusal; return its text."""
+        self._counter.add(1, {"outcome": "refused"})
+        _log.warning("agent %s gets no identity on the bus: %s", agent_id, error.message)
+        return f"{error.message}. {error.hint}"
+
+
+def check_key(key: str) -> None:
+    """Check the key in an enrolment request.
+
+    :raises MalformedError: it is no public NKey of a user.
+    """
+    if key:
+        decode_public(key, Kind.USER)
+
+
+def check_possession(key: str, request: ActivateRequest) -> None:
+    """Check that whoever proves an enrolment holds the key that it is for.
+
+    :raises MalformedError: there is no signature of the right size.
+    :raises SignatureError: it is not the key's.
+    """
+    if len(request.bus_signature) != 64:
+        raise MalformedError("the proof bears no signature of the key for the bus")
+    verify(key, Kind.USER, request.bus_signature, possession_bytes(request.challenge_id, request.proof))
+
+
+def _check(agent_id: str, decision: standing.Decision) -> None:
+    if decision.objection:
+        raise ForbiddenError(f"agent {agent_id} is cut off: {decision.objection}", remedy=_REMEDY)

@@ -1,0 +1,175 @@
+"""Ends the identities of agents that have failed or were deleted, as soon as the record says so.
+
+The order is: entry in the database, then event acknowledged, then the account on the servers. What a crash leaves undone
+is done by the next registrar that looks, or by this one when it is back: what the servers have confirmed is in the database,
+and at the start, and from time to time, what they have is compared with what they should have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from attestream.bus import jetstream
+from attestream.bus.connection import Bus
+from attestream.bus.consume import Consumer
+from attestream.bus.delivery import Delivery
+from attestream.database import reading, transaction
+from attestream.errors import AttestreamError, MalformedError
+from attestream.telemetry import BUS_IDENTITIES, BUS_REVOCATION_TIME, counter, histogram
+from schemas import subjects, topology
+from schemas.base import Decoder
+from schemas.events import Event
+from services.registrar import bus_keys, standing
+from services.registrar.bus_account import BusAccount
+
+DURABLE: Final = "registrar"
+LOOK_AGAIN_S: Final = 5.0
+"""Seconds after which the database is looked at without a reason: another registrar may have died."""
+COMPARE_S: Final = 30.0
+"""Seconds between two looks at what the servers have."""
+
+_BATCH: Final = 32
+# After a kill the next registrar gets what was under way this much later. A repetition does no harm.
+_ACK_WAIT_S: Final = 3.0
+_EVENT: Final = Decoder[Event](Event)
+_log = logging.getLogger(__name__)
+
+
+class Revocations:
+    """Follows the record, and keeps the servers informed. Registrars share the work.
+
+    :param lifetime_s: of identities.
+    :param clock: Unix time in milliseconds.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, bus: Bus, account: BusAccount, *, lifetime_s: int, clock: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._bus = bus
+        self._account = account
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._counter = counter(BUS_IDENTITIES)
+        self._time = histogram(BUS_REVOCATION_TIME)
+        self._changed = asyncio.Event()
+        self._untold: list[int] = []
+        self.consumer = Consumer(
+            bus,
+            topology.EVENTS.name,
+            DURABLE,
+            self._decide,
+            # One filter, so that the right to make this consumer is the right to make no other.
+            filters=[subjects.events_of_kind("*")],
+            batch=_BATCH,
+            ack_wait_s=_ACK_WAIT_S,
+        )
+
+    async def start(self) -> None:
+        """Follow the record.
+
+        :raises BusError: the bus does not answer.
+        :raises StorageError: the database does not answer.
+        """
+        info = await jetstream.call(self._bus, f"STREAM.INFO.{topology.EVENTS.name}", {})
+        async with transaction(self._engine) as connection:
+            await bus_keys.begin(connection)
+            if await standing.last_kept(connection) > info["state"]["last_seq"]:
+                _log.warning("the record has begun anew; what it says from now on counts")
+                await standing.begin_anew(connection)
+        await self.consumer.start()
+
+    async def stop(self) -> None:
+        """Follow the record no more."""
+        await self.consumer.stop()
+
+    async def run(self) -> None:
+        """Keep the servers informed until cancelled. What fails is tried again."""
+        failures, compared = 0, 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            try:
+                if not compared or loop.time() - compared > COMPARE_S:
+                    await self._account.look()
+                    await self.tell(always=True)
+                    compared = loop.time()
+                else:
+                    await self.tell()
+            except AttestreamError as error:
+                failures += 1
+                _log.warning("the servers do not know yet which identities are void: %s (%s)", error.message, error.hint)
+                await asyncio.sleep(min(0.1 * 2.0 ** min(failures, 6), LOOK_AGAIN_S) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                continue
+            failures = 0
+            try:
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def tell(self, *, always: bool = False) -> None:
+        """Bring the servers in line with the database.
+
+        :param always: also when they have confirmed the last change.
+        :raises BusError: a server does not confirm it.
+        :raises StorageError: the database does not answer.
+        """
+        while True:
+            now = self._clock() // 1000
+            async with reading(self._engine) as connection:
+                change, confirmed = await bus_keys.changes(connection)
+                entries = await bus_keys.entries(connection, now=now)
+            if change == confirmed and not always:
+                return
+            untold, self._untold = self._untold, []
+            try:
+                await self._account.bring_in_line(entries, since=now - 2 * self._lifetime_s)
+            except BaseException:
+                self._untold += untold
+                raise
+            for at in untold:
+                self._time.record(max(0, self._clock() - at) / 1000)
+            async with transaction(self._engine) as connection:
+                await bus_keys.confirm(connection, change)
+            # Another registrar may have told them something newer meanwhile, and this has taken it back.
+            async with reading(self._engine) as connection:
+                later, _ = await bus_keys.changes(connection)
+            if later == change:
+                return
+
+    async def sweep(self) -> None:
+        """Forget what has expired.
+
+        :raises StorageError: the database does not answer.
+        """
+        async with transaction(self._engine) as connection:
+            await bus_keys.sweep(connection, now=self._clock() // 1000)
+
+    async def _decide(self, delivery: Delivery) -> None:
+        if delivery.subject.split(".")[2] not in standing.DECIDING:
+            return
+        event = _EVENT.decode(delivery.data)
+        if subjects.event(event.kind, event.agent_id) != delivery.subject:
+            raise MalformedError(f"the event on {delivery.subject} is about something else")
+        # Deliveries may come late and out of order, what the record says now counts; a server that lags may not have it yet.
+        decision = standing.decided_by(event.kind, delivery.sequence)
+        if delivery.deliveries > 1 or not decision.blocked:
+            decision = max(decision, await standing.on_record(self._bus, event.agent_id))
+        now = self._clock()
+        async with transaction(self._engine) as connection:
+            new = await standing.keep(connection, event.agent_id, decision)
+            if not new or not decision.blocked:
+                return
+            revoked = await bus_keys.revoke(connection, event.agent_id, now=now // 1000)
+        if revoked:
+            self._counter.add(len(revoked), {"outcome": "revoked"})
+            self._untold.append(event.at)
+            self._changed.set()
+            _log.warning("agent %s is cut off (%s): its identity on the bus is void", event.agent_id, decision.reason)

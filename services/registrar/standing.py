@@ -1,0 +1,82 @@
+"""Whether an agent may have an identity on the bus: what the record says, and what of it is kept here.
+
+The last deciding event counts. A failure or a deletion blocks the agent; only what an operator does (or a policy that lets
+agents recover by themselves) lifts the block. An agent of which the record tells nothing of this kind is not blocked.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from attestream.bus.connection import Bus
+from attestream.bus.stored import get_batch
+from attestream.database.statements import insert_missing
+from schemas import subjects, topology
+from schemas.events import EventKind
+from services.registrar.tables import standing
+
+BLOCKING: Final = (EventKind.FAILED, EventKind.DELETED, EventKind.IDENTITY_DELETED)
+LIFTING: Final = (EventKind.ADDED, EventKind.UPDATED, EventKind.STARTED, EventKind.RECOVERED)
+DECIDING: Final = (*BLOCKING, *LIFTING)
+
+
+class Decision(NamedTuple):
+    """What an event has decided. Later ones in the stream are greater."""
+
+    sequence: int
+    blocked: bool
+    reason: str
+    """The event's kind."""
+
+    @property
+    def objection(self) -> str:
+        """Why the agent gets no identity; empty when it does."""
+        return f"its last word on the record is {self.reason!r}" if self.blocked else ""
+
+
+UNDECIDED: Final = Decision(0, False, "")
+
+
+def decided_by(kind: EventKind, sequence: int) -> Decision:
+    """Return what an event of a deciding kind means."""
+    return Decision(sequence, kind in BLOCKING, str(kind))
+
+
+async def on_record(bus: Bus, agent_id: str) -> Decision:
+    """Return what the last deciding event about an agent says.
+
+    :raises BusError: the record can not be read.
+    """
+    wanted = {subjects.event(kind, agent_id): kind for kind in DECIDING}
+    batch = await get_batch(bus, topology.EVENTS.name, {"multi_last": list(wanted), "batch": 2 * len(wanted)})
+    return max((decided_by(wanted[one.subject], one.sequence) for one in batch.messages), default=UNDECIDED)
+
+
+async def kept(connection: AsyncConnection, agent_id: str) -> Decision:
+    """Return what was kept of the last deciding event, under a lock until the transaction ends."""
+    query = select(standing).where(standing.c.agent_id == agent_id).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    return Decision(row.sequence, row.blocked, row.reason) if row is not None else UNDECIDED
+
+
+async def keep(connection: AsyncConnection, agent_id: str, decision: Decision) -> bool:
+    """Keep a decision, unless a later one is there already; return whether it is new."""
+    row = {"agent_id": agent_id, **UNDECIDED._asdict()}
+    await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
+    if (await kept(connection, agent_id)).sequence >= decision.sequence:
+        return False
+    await connection.execute(update(standing).where(standing.c.agent_id == agent_id).values(**decision._asdict()))
+    return True
+
+
+async def last_kept(connection: AsyncConnection) -> int:
+    """Return the greatest sequence of which anything is kept."""
+    return int((await connection.execute(select(func.max(standing.c.sequence)))).scalar_one_or_none() or 0)
+
+
+async def begin_anew(connection: AsyncConnection) -> None:
+    """Let any event be newer than what is kept: the stream counts from the start again."""
+    await connection.execute(update(standing).values(sequence=0))
