@@ -125,15 +125,18 @@ DEAD: Final = Stream(
 STREAMS: Final = (EVIDENCE, COMMANDS, EVENTS, RESULTS, REVOCATIONS, DEAD)
 
 CLUSTER: Final = Bucket(name="attestream", doc="Cluster facts: partition count, policies by name, public keys.")
-WORKERS: Final = Bucket(
-    name="workers", doc="Heartbeats of verifier workers.", in_memory=True, message_ttl=True, marker_ttl_s=5
-)
-LEASES: Final = Bucket(name="leases", doc="Who owns which partition.", in_memory=True, message_ttl=True, marker_ttl_s=5)
+WORKERS: Final = Bucket(name="workers", doc="Heartbeats of verifier workers.", message_ttl=True, marker_ttl_s=5)
+LEASES: Final = Bucket(name="leases", doc="Who owns which partition.", message_ttl=True, marker_ttl_s=5)
 BUCKETS: Final = (CLUSTER, WORKERS, LEASES)
 
 POLICIES: Final = "policies"
 """Object bucket of policy documents, each named by its SHA-256."""
 OBJECT_BUCKETS: Final = (POLICIES,)
+
+VERSION: Final = 1
+"""Version of this declaration, noted with each stream. It grows when services of the version before can not work with it."""
+NOTE_VERSION: Final = "attestream.topology"
+"""Name under which a stream's metadata have :data:`VERSION`, as decimal text."""
 
 KEY_PARTITIONS: Final = "partitions"
 """Key in :data:`CLUSTER` with the number of partitions, as decimal text."""

@@ -1,20 +1,114 @@
-"""Bringing the streams and buckets of :mod:`schemas.topology` into being, and into line, at start."""
+"""Bringing the streams and buckets of :mod:`schemas.topology` into being, and into line, and waiting until they are.
+
+With credentials, only the provisioner may make streams; services see to it that they find what they were written for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from attestream.bus import jetstream, keyvalue
 from attestream.bus.jetstream import ApiError, nanoseconds
-from attestream.errors import ConfigError, FencedError
+from attestream.bus.settings import BusSettings
+from attestream.errors import BusError, ConfigError, FencedError
 from schemas import subjects, topology
+from schemas.roles import Role
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
 
+READY_S: Final = 30.0
+"""How long a service waits for the provisioner, in seconds."""
+
+_LOG: Final = logging.getLogger(__name__)
 _BUCKET_DUPLICATES_S: Final = 30
+_LOOK_S: Final = 0.2
+
+
+async def prepare(bus: Bus, *, sizes: Mapping[str, int] | None = None, timeout_s: float = READY_S) -> None:
+    """See to it that a service finds its streams: on an insecure bus make them, else wait for those of the provisioner.
+
+    :raises ConfigError: the cluster is of another version or number of partitions.
+    :raises BusError: the bus refuses or does not answer, or the streams are still missing after ``timeout_s`` seconds.
+    """
+    if bus.holder is None or bus.holder.role is Role.PROVISIONER:
+        await ensure_topology(bus, sizes=sizes)
+    else:
+        await topology_ready(bus, timeout_s=timeout_s)
+
+
+async def provision(settings: BusSettings, *, replicas: int = 1, sizes: Mapping[str, int] | None = None) -> None:
+    """Connect with the provisioner's credentials in ``settings``, and make the streams or bring them into line.
+
+    :raises ConfigError: the credentials are those of another role, or as :func:`ensure_topology` says.
+    :raises BusError: the bus can not be reached, refuses, or does not answer.
+    """
+    from attestream.bus.connection import connect  # which imports what imports this module's neighbours
+
+    bus = await connect(settings)
+    try:
+        if bus.holder is not None and bus.holder.role is not Role.PROVISIONER:
+            raise ConfigError(
+                f"these are the credentials of {bus.holder.role} {bus.holder.name}, who may not make streams",
+                remedy="Name those of the provisioner: DIR/credentials/provisioner.creds.",
+            )
+        await ensure_topology(bus, replicas=replicas, sizes=sizes)
+    finally:
+        await bus.close()
+
+
+async def topology_ready(bus: Bus, *, timeout_s: float = READY_S) -> None:
+    """Wait until the provisioner has made every stream and bucket.
+
+    :raises ConfigError: the cluster is of a newer version, or has another number of partitions.
+    :raises BusError: something is missing, or of an older version, after ``timeout_s`` seconds.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    told = False
+    while True:
+        missing = await _missing(bus)
+        if not missing:
+            return
+        if asyncio.get_running_loop().time() >= deadline:
+            raise BusError(
+                f"the bus is not provisioned: {missing}",
+                remedy="Run `attestream provision`; `attestream up` does it itself.",
+            )
+        if not told:
+            _LOG.warning("waiting for the bus to be provisioned: %s", missing)
+            told = True
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _missing(bus: Bus) -> str:
+    """Return what is missing or of an older version; empty when nothing is."""
+    names = [stream.name for stream in topology.STREAMS]
+    names += [f"KV_{bucket.name}" for bucket in topology.BUCKETS]
+    names += [f"OBJ_{name}" for name in topology.OBJECT_BUCKETS]
+    for name in names:
+        try:
+            answer = await jetstream.call(bus, f"STREAM.INFO.{name}")
+        except ApiError as error:
+            if error.err_code != jetstream.STREAM_NOT_FOUND:
+                raise
+            return f"there is no {name}"
+        noted = (answer["config"].get("metadata") or {}).get(topology.NOTE_VERSION, "")
+        version = int(noted) if noted.isdigit() else 0
+        if version > topology.VERSION:
+            raise ConfigError(
+                f"{name} was made by a newer version of Attestream (topology {version}, here {topology.VERSION})",
+                remedy="Upgrade this service.",
+            )
+        if version < topology.VERSION:
+            return f"{name} is of an older version"
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS)
+    if entry is None:
+        return "its number of partitions is not set"
+    _check_partitions(entry.value)
+    return ""
 
 
 async def ensure_topology(bus: Bus, *, replicas: int = 1, sizes: Mapping[str, int] | None = None) -> None:
@@ -87,7 +181,14 @@ def object_config(name: str) -> dict[str, Any]:
 
 
 def _base(name: str, doc: str, subjects_: list[str]) -> dict[str, Any]:
-    return {"name": name, "description": doc, "subjects": subjects_, "storage": "file", "allow_direct": True}
+    return {
+        "name": name,
+        "description": doc,
+        "subjects": subjects_,
+        "storage": "file",
+        "allow_direct": True,
+        "metadata": {topology.NOTE_VERSION: str(topology.VERSION)},
+    }
 
 
 def _lifetimes(*, message_ttl: bool, marker_ttl_s: int) -> dict[str, Any]:
@@ -120,6 +221,8 @@ async def _ensure(bus: Bus, config: dict[str, Any], replicas: int, *, resize: bo
     if not resize and "max_bytes" in config:
         config = config | {"max_bytes": existing["max_bytes"]}
     wanted = existing | config | {"num_replicas": max(replicas, existing.get("num_replicas", 1))}
+    # The server notes things of its own there; and where a stream is stored can not be changed.
+    wanted |= {"metadata": (existing.get("metadata") or {}) | config["metadata"], "storage": existing["storage"]}
     if wanted != existing:
         await jetstream.call(bus, f"STREAM.UPDATE.{name}", wanted)
 
@@ -132,9 +235,14 @@ async def _ensure_partitions(bus: Bus) -> None:
             await keyvalue.put(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS, wanted.encode(), expected=0)
         except FencedError:
             entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_PARTITIONS)
-    if entry is not None and entry.value != wanted.encode():
-        found = entry.value[:20].decode("ascii", "replace")
+    if entry is not None:
+        _check_partitions(entry.value)
+
+
+def _check_partitions(value: bytes) -> None:
+    if value != str(subjects.PARTITIONS).encode():
         raise ConfigError(
-            f"this cluster has {found} partitions and this version of Attestream works with {wanted}",
+            f"this cluster has {value[:20].decode('ascii', 'replace')} partitions and this version of Attestream works "
+            f"with {subjects.PARTITIONS}",
             remedy="Run the version that the cluster was initialised with, or start with a fresh bus.",
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
-from attestream.bus.topology import ensure_topology
+from attestream.bus.topology import prepare
 from attestream.clock import unix_ms
 from attestream.config import Config, NotifierConfig
 from attestream.errors import ConfigError
@@ -32,7 +32,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     signer = Signer.load(config.notifier.signing_key_file)
     bus = await connect(config.bus.settings("notifier"))
     try:
-        await ensure_topology(bus, sizes=config.limits.sizes())
+        await prepare(bus, sizes=config.limits.sizes())
         async with notifying(bus, config.notifier, signer):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
             await until_stopped(bus, stopped)

@@ -12,7 +12,7 @@ import msgspec
 
 from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
-from attestream.bus.topology import ensure_topology
+from attestream.bus.topology import prepare
 from attestream.clock import unix_ms
 from attestream.config import Config, LimitsConfig, RegistrarConfig
 from attestream.database import migrate, open_engine
@@ -50,7 +50,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     """
     bus = await connect(config.bus.settings("registrar"))
     try:
-        await ensure_topology(bus, sizes=config.limits.sizes())
+        await prepare(bus, sizes=config.limits.sizes())
         async with serving(bus, config.registrar, limits=config.limits):
             _log.info("ready; EK policy: %s", config.registrar.accept_ek)
             await until_stopped(bus, stopped)

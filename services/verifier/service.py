@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attestream.bus.connection import connect
-from attestream.bus.topology import ensure_topology
+from attestream.bus.topology import prepare
 from attestream.clock import unix_ms
 from attestream.config import Config
 from attestream.database import migrate, open_engine
@@ -66,7 +66,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
         await migrate(engine, "services.verifier.migrations")
         bus = await connect(config.bus.settings("verifier"))
         try:
-            await ensure_topology(bus, sizes=config.limits.sizes())
+            await prepare(bus, sizes=config.limits.sizes())
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)
             await Queries(bus, store, worker).serve()

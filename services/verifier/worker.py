@@ -11,7 +11,7 @@ from typing import Any, Final
 from attestream.appraisal.freshness import MAX_SKEW_MS
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
-from attestream.bus.topology import ensure_topology
+from attestream.bus.topology import prepare
 from attestream.config import LimitsConfig, VerifierConfig
 from attestream.errors import AttestreamError, BusError
 from schemas import subjects, topology
@@ -171,7 +171,7 @@ class Worker:
             await self._returned.wait()
             self._returned.clear()
             try:
-                await ensure_topology(self._bus)
+                await prepare(self._bus)
                 await asyncio.gather(*(partition.consume_anew() for partition in list(self._partitions.values())))
             except AttestreamError as error:
                 log.warning("the bus is not whole yet: %s", error.message)

@@ -2,13 +2,24 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from attestream.bus import jetstream, keyvalue
 from attestream.bus.connection import BusSettings, connect
-from attestream.bus.topology import bucket_config, ensure_topology, object_config, stream_config
-from attestream.errors import ConfigError
+from attestream.bus.topology import (
+    bucket_config,
+    ensure_topology,
+    object_config,
+    prepare,
+    provision,
+    stream_config,
+    topology_ready,
+)
+from attestream.errors import BusError, ConfigError, ForbiddenError
+from devtools.secure_bus import secure_installation, secure_server
 from schemas import subjects, topology
+from schemas.roles import Role
 
 CONFIGS = (
     [stream_config(stream) for stream in topology.STREAMS]
@@ -21,7 +32,9 @@ CONFIGS = (
 async def test_server_holds_every_declaration_as_it_is_written(bus, declared):
     """So that a second start changes nothing."""
     config = (await jetstream.call(bus, f"STREAM.INFO.{declared['name']}"))["config"]
-    assert config == config | declared
+    # The server adds notes of its own to ours.
+    assert config == config | declared | {"metadata": config["metadata"]}
+    assert config["metadata"].items() >= declared["metadata"].items()
 
 
 async def test_many_services_at_once_on_a_fresh_server(nats_server):
@@ -72,3 +85,40 @@ async def test_revocations_are_republished_to_agents(bus):
     message = await asyncio.wait_for(heard.get(), 5)
     assert (message.subject, message.data) == (subjects.revoked("a"), b"signed")
     assert message.headers[subjects.HEADER_SEQUENCE] == str(ack.sequence)
+
+
+@pytest.fixture
+def secured(tmp_path):
+    installation = secure_installation(tmp_path / "installation")
+    server = secure_server(installation)
+    server.start()
+    yield installation, server
+    server.kill()
+
+
+async def test_service_waits_for_the_provisioner_and_makes_nothing_itself(secured):
+    installation, server = secured
+    settings = BusSettings(urls=[server.url], credentials=installation.credentials(Role.VERIFIER))
+    bus = await connect(settings)
+    with pytest.raises(BusError, match="not provisioned: there is no EVIDENCE"):
+        await topology_ready(bus, timeout_s=0.01)
+    with pytest.raises(ForbiddenError):
+        await ensure_topology(bus)
+    with pytest.raises(ConfigError, match="may not make streams"):
+        await provision(settings)
+    waiting = asyncio.create_task(prepare(bus))
+    await provision(msgspec.structs.replace(settings, credentials=installation.credentials(Role.PROVISIONER)))
+    await waiting
+    # What it wrote is still there, and still enough, after the server was gone.
+    server.kill()
+    server.start()
+    await prepare(bus)
+    await bus.close()
+
+
+async def test_service_refuses_the_streams_of_a_newer_version(bus):
+    info = await jetstream.call(bus, f"STREAM.INFO.{topology.EVENTS.name}")
+    config = info["config"] | {"metadata": {topology.NOTE_VERSION: str(topology.VERSION + 1)}}
+    await jetstream.call(bus, f"STREAM.UPDATE.{topology.EVENTS.name}", config)
+    with pytest.raises(ConfigError, match="newer version"):
+        await topology_ready(bus)
