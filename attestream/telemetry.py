@@ -51,6 +51,9 @@ REVOCATIONS: Final = Metric("attestream.revocations", "{revocation}", "Revocatio
 DELIVERIES: Final = Metric(
     "attestream.webhook.deliveries", "{delivery}", "Webhook deliveries; attributes `sink`, `outcome`."
 )
+STREAM_FILL: Final = Metric(
+    "attestream.stream.fill_ratio", "1", "How full a stream, the account or the disk is, from 0 to 1; attribute `place`."
+)
 DEAD_LETTERS: Final = Metric("attestream.dead_letters", "{message}", "Messages given up; attribute `stream`.")
 REJECTED: Final = Metric(
     "attestream.rejected",
@@ -76,6 +79,7 @@ METRICS: Final = (
     BUS_REVOCATION_TIME,
     REVOCATIONS,
     DELIVERIES,
+    STREAM_FILL,
     DEAD_LETTERS,
     REJECTED,
     BUS_VIOLATIONS,
@@ -88,6 +92,11 @@ METRICS: Final = (
 def counter(metric: Metric) -> metrics.Counter:
     """Return the instrument that counts ``metric``. Keep it: looking it up anew costs more than counting."""
     return metrics.get_meter("attestream").create_counter(metric.name, metric.unit, metric.doc)
+
+
+def gauge(metric: Metric) -> metrics._Gauge:
+    """Return the instrument that shows ``metric``'s newest values. Keep it, as a counter."""
+    return metrics.get_meter("attestream").create_gauge(metric.name, metric.unit, metric.doc)
 
 
 def histogram(metric: Metric) -> metrics.Histogram:

@@ -61,6 +61,8 @@ class EventKind(enum.StrEnum):
     """Evidence that could not be tied to a live challenge was thrown away; the standing is unchanged."""
     POLICY_PUBLISHED = "policy-published"
     """A policy has a new version. The subject's last token is the policy's name."""
+    CAPACITY = "capacity"
+    """A stream, the account's storage or a disk is nearly full. The subject's last token is the place."""
     FORBIDDEN = "forbidden"
     """A command was refused: its author's role does not allow it, or it is older than what was done since."""
     OPERATOR_ADDED = "operator-added"

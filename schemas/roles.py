@@ -75,9 +75,11 @@ def inbox(role: Role, name: str = NAME) -> str:
 REGISTRAR_EVENTS: Final = tuple(
     kind for kind in EventKind if kind.startswith(("enrolled", "re-enrolled", "identity-", "operator-", "key-"))
 )
-"""Kinds of events that the registrar puts on the record; all others are the verifiers'."""
+"""Kinds of events that the registrar puts on the record; all others are the verifiers' or the notifier's."""
 
-VERIFIER_EVENTS: Final = tuple(kind for kind in EventKind if kind not in REGISTRAR_EVENTS)
+NOTIFIER_EVENTS: Final = (EventKind.CAPACITY,)
+
+VERIFIER_EVENTS: Final = tuple(kind for kind in EventKind if kind not in (*REGISTRAR_EVENTS, *NOTIFIER_EVENTS))
 
 _API: Final = "$JS.API."
 _ANSWERS: Final = "_R_.>"
@@ -213,6 +215,8 @@ GRANTS: Final = (
         doc="Signs revocations and delivers them.",
         publish=[
             subjects.REVOCATIONS,
+            *(subjects.events_of_kind(kind) for kind in NOTIFIER_EVENTS),
+            f"{_API}INFO",
             subjects.dead(_EVENTS),
             subjects.dead(_REVOCATIONS),
             _key(topology.CLUSTER, f"{topology.KEY_NOTIFIER}.*"),

@@ -68,6 +68,20 @@ _KINDS: Final = (
     Kind("freshness.future", "quote", WARNING, "The evidence answers a challenge from the future.", _CLOCKS),
     Kind("freshness.replayed", "quote", WARNING, "Evidence for this or a later challenge was judged already.", _RETRY),
     Kind(
+        "capacity.high",
+        "quote",
+        WARNING,
+        "A stream, the account's storage or a disk fills up.",
+        "Make room or raise the limit in good time: docs/limits.md says how.",
+    ),
+    Kind(
+        "capacity.critical",
+        "quote",
+        WARNING,
+        "A stream, the account's storage or a disk is about to refuse what is new.",
+        "Make room or raise the limit now: docs/limits.md says how.",
+    ),
+    Kind(
         "limits.evidence",
         "quote",
         WARNING,

@@ -34,6 +34,8 @@ EVENTS: Final = {
     "freshness.stale": _QUOTE,
     "freshness.future": _QUOTE,
     "freshness.replayed": _QUOTE,
+    "capacity.high": "internal.verifier.not_reachable",
+    "capacity.critical": "internal.verifier.not_reachable",
     "limits.evidence": _QUOTE,
     "limits.warnings": _QUOTE,
     "quote.signature-invalid": _QUOTE,

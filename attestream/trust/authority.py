@@ -6,10 +6,11 @@ from typing import Final
 
 from schemas import subjects, topology
 from schemas.commands import Command, PublishPolicy
-from schemas.roles import REGISTRAR_EVENTS, TENANTS, Role
+from schemas.roles import NOTIFIER_EVENTS, REGISTRAR_EVENTS, TENANTS, Role
 
 _REGISTRAR: Final = frozenset({Role.REGISTRAR})
 _VERIFIER: Final = frozenset({Role.VERIFIER})
+_NOTIFIER: Final = frozenset({Role.NOTIFIER})
 _NOBODY: Final[frozenset[Role]] = frozenset()
 _POLICY_PREFIX: Final = f"$KV.{topology.CLUSTER.name}.policy."
 
@@ -27,6 +28,8 @@ def makers(subject: str) -> frozenset[Role]:
     """Return the roles whose signature counts on ``subject``; of commands, those that may sign some kind of them."""
     match subjects.published(subject).split("."):
         case ["att", "event", kind, _]:
+            if kind in NOTIFIER_EVENTS:
+                return _NOTIFIER
             return _REGISTRAR if kind in REGISTRAR_EVENTS else _VERIFIER
         case ["att", "result", _]:
             return _VERIFIER

@@ -12,11 +12,12 @@ from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
 from attestream.bus.topology import prepare
 from attestream.clock import unix_ms
-from attestream.config import Config, NotifierConfig
+from attestream.config import Config, LimitsConfig, NotifierConfig
 from attestream.errors import ConfigError
 from attestream.lifetime import until_stopped
 from attestream.signing import Signer, TrustedKeys
 from schemas import topology
+from services.notifier.capacity import Watch
 from services.notifier.revoker import Revoker
 from services.notifier.webhook import Sink
 
@@ -33,7 +34,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     bus = await connect(config.bus.settings("notifier"))
     try:
         await prepare(bus, sizes=config.limits.sizes())
-        async with notifying(bus, config.notifier, signer):
+        async with notifying(bus, config.notifier, signer), watching(bus, config.limits):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
             await until_stopped(bus, stopped)
     finally:
@@ -63,6 +64,16 @@ async def notifying(
             yield
     finally:
         await asyncio.gather(*(sink.stop() for sink in sinks))
+
+
+@asynccontextmanager
+async def watching(bus: Bus, limits: LimitsConfig, *, clock: Callable[[], int] = unix_ms) -> AsyncIterator[None]:
+    """Raise alarms about what fills up while the block runs."""
+    task = asyncio.create_task(Watch(bus, limits, clock).run())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def publish_key(bus: Bus, signer: Signer) -> None:
