@@ -27,6 +27,10 @@ class Role(enum.StrEnum):
     REGISTRAR = "registrar"
     VERIFIER = "verifier"
     NOTIFIER = "notifier"
+    BACKUP = "backup"
+    """Copies the streams; its identities are made for one back-up and expire with it."""
+    RESTORER = "restorer"
+    """Makes an empty bus what a back-up was; its identities are made for one restore."""
     GATEWAY = "gateway"
     AGENT = "agent"
     ENROLMENT = "enrolment"
@@ -43,7 +47,7 @@ class Role(enum.StrEnum):
     """Reads everything that is on the record, changes nothing."""
 
 
-SERVICES: Final = (Role.PROVISIONER, Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER)
+SERVICES: Final = (Role.PROVISIONER, Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER, Role.BACKUP, Role.RESTORER)
 """The roles that live in the account of the streams; each other role has its own account (:mod:`schemas.accounts`)."""
 
 TENANTS: Final = (Role.ADMIN, Role.POLICY_AUTHOR, Role.OPERATOR, Role.OBSERVER, Role.AUDITOR)
@@ -166,6 +170,28 @@ GRANTS: Final = (
             _key(topology.CLUSTER, topology.KEY_ROSTER),
         ],
         subscribe=_own_inbox(Role.PROVISIONER),
+    ),
+    Grant(
+        role=Role.BACKUP,
+        doc="Copies streams as they are. Nobody holds it for long: `attestream backup create` makes an identity for itself.",
+        publish=[
+            *_check(*_STREAMS),
+            *(f"{_API}STREAM.SNAPSHOT.{stream}" for stream in _STREAMS),
+            *(f"$JS.SNAPSHOT.ACK.{stream}.*" for stream in _STREAMS),
+        ],
+        subscribe=_own_inbox(Role.BACKUP),
+    ),
+    Grant(
+        role=Role.RESTORER,
+        doc="Deletes streams and makes them from a copy. Nobody holds it for long: `attestream backup restore` makes an "
+        "identity for itself.",
+        publish=[
+            *_check(*_STREAMS),
+            *_read(_WORKERS),
+            *(f"{_API}STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("DELETE", "RESTORE")),
+            *(f"$JS.SNAPSHOT.RESTORE.{stream}.*" for stream in _STREAMS),
+        ],
+        subscribe=_own_inbox(Role.RESTORER),
     ),
     Grant(
         role=Role.REGISTRAR,

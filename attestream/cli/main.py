@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("attestream.cli.keys:keys", "Show and replace the keys of this installation."),
     "certificates": ("attestream.cli.certificates:certificates", "Show and renew the certificates of the bus."),
     "servers": ("attestream.cli.servers:servers", "Make configurations for servers of the bus."),
+    "backup": ("attestream.cli.backup:backup", "Copy a cluster, and make an empty one from a copy."),
     "completion": ("attestream.cli.completion:completion", "Print the script for shell completion."),
 }
 """Command -> where it is, and its one line of help, so that neither help nor completion needs to load it."""
