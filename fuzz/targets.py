@@ -13,18 +13,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from attestream.appraisal.boot import appraise_boot_log, compile_boot
+from attestream.appraisal.boot_learning import expectations_from_log
+from attestream.appraisal.collector import Collector
 from attestream.appraisal.policy import compile_policy
-from attestream.ima import device_mapper, log, signatures
+from attestream.ima import device_mapper, evm, log, signatures, templates
+from attestream.ima.fields import sized
+from attestream.ima.keys import KeyRing, SigningKey
 from attestream.interop.pcr_blob import build_pcr_blob, parse_pcr_blob
 from attestream.interop.quotes import QuoteParts, build_quote_text, parse_quote_text
 from attestream.interop.runtime_conversion import convert_allowlist
 from attestream.pki.certificate import parse_certificate
 from attestream.tpm import certification, credential, public, selection, structures
 from attestream.uefi import device_path, dictionary, parser
+from attestream.uefi.memo import EventMemo
+from attestream.uefi.replay import replay_bank
 from attestream.uefi.signatures import parse_signature_lists
 from devtools import boot_log, ima_log, wire_examples
+from devtools.evm_signature import evm_fields, ima_digest
 from devtools.sample_boot import sample_boot
 from devtools.soft_tpm import SoftTpm
+from devtools.uki_boot import direct_boot, firmware, uki_boot
 from schemas import attestation, base, commands, enrolment, events
 
 
@@ -34,6 +43,10 @@ class Target(NamedTuple):
     name: str
     run: Callable[[bytes], object]
     seeds: Callable[[], list[bytes]]
+
+
+_KEY: Final = ec.generate_private_key(ec.SECP256R1())
+_BOOT_RULES: Final = compile_boot({"phases": ["enter-initrd"], **expectations_from_log(bytes(uki_boot(firmware())))})
 
 
 def _quotes() -> list[tuple[bytes, bytes]]:
@@ -96,6 +109,30 @@ def _certificates() -> list[bytes]:
     return [builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)]
 
 
+def _evm_entries() -> list[bytes]:
+    fields = evm_fields(_KEY, {"security.selinux": b"label\0", "security.ima": ima_digest(b"d" * 32)})
+    return [b"".join(sized(fields[name]) for name in evm.FIELDS)]
+
+
+def _evm(data: bytes) -> object:
+    fields = dict(zip(evm.FIELDS, templates.split_fields(data, len(evm.FIELDS)), strict=True))
+    keys = KeyRing([SigningKey(_KEY.public_key())])
+    return evm.why_unproven(fields, b"sha256:\0" + b"d" * 32, evm.Trust(keys, (keys,), ("sha256",)))
+
+
+def _boots() -> list[bytes]:
+    return [bytes(boot(firmware())) for boot in (uki_boot, direct_boot)]
+
+
+def _judged_boot(data: bytes) -> object:
+    """Judge a log whose every PCR is as the log says: nothing but findings may come of it."""
+    values = replay_bank(parser.parse_log(data), "sha256") or {}
+    quoted = {pcr: values.get(pcr, bytes(32)) for pcr in _BOOT_RULES.pcrs}
+    findings = Collector()
+    appraise_boot_log(data, quoted, bank="sha256", rules=_BOOT_RULES, findings=findings, memo=EventMemo())
+    return findings.all()
+
+
 def _every(log_reader: Callable[[bytes], object]) -> Callable[[bytes], object]:
     return lambda data: list(log_reader(data))  # type: ignore[call-overload]  # readers return iterators
 
@@ -128,9 +165,11 @@ TARGETS: Final = (
     Target("ima_binary", _every(lambda data: log.read_binary(data, "sha256")), lambda: [r.binary for r in _records()]),
     Target("ima_ascii", _every(lambda data: log.read_ascii(data, "sha256")), lambda: [r.ascii.encode() for r in _records()]),
     Target("ima_signature", signatures.parse_signature, lambda: [b"\x03\x02\x04" + bytes(4) + b"\x00\x40" + bytes(64)]),
+    Target("evm", _evm, _evm_entries),
     Target("device_mapper", lambda data: device_mapper.parse_event("dm_table_load", data), _device_events),
     Target("event_log", parser.parse_log, _boot_logs),
     Target("event_log_dictionary", dictionary.to_dictionary, _boot_logs),
+    Target("boot", _judged_boot, _boots),
     Target("signature_lists", lambda data: parse_signature_lists(data, "db"), lambda: [bytes(76)]),
     Target("device_path", device_path.device_path_text, lambda: [boot_log.file_path("\\EFI\\BOOT\\BOOTX64.EFI")]),
     Target("certificate", parse_certificate, _certificates),
