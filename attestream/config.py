@@ -59,7 +59,8 @@ class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     urls: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
     """Servers of one cluster (``nats://``, ``tls://``, or ``ws://`` and ``wss://`` for WebSocket); default the local one."""
     credentials: Path | None = None
-    """File with the credentials of this process, readable by its user alone; no default."""
+    """File with the credentials of this process, readable by its user alone; or a directory with one such file for each
+    service, ``registrar.creds`` and so on; no default."""
     ca_file: Path | None = None
     """PEM file of the CAs that may vouch for the servers; once it is set, nothing is sent without TLS; default: those of the
     system."""
@@ -81,7 +82,7 @@ class BusConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
         return BusSettings(
             urls=self.urls,
             name=name,
-            credentials=self.credentials,
+            credentials=_for_service(self.credentials, name),
             encryption=Encryption(ca_file=self.ca_file, client_cert=self.client_cert, client_key=self.client_key),
             connect_timeout_s=self.connect_timeout_s,
             reconnect_spread_s=self.reconnect_spread_s,
@@ -327,6 +328,12 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(error, path, environment)) from error
     return _anchored(config, (path.parent if path is not None else Path()).absolute())
+
+
+def _for_service(credentials: Path | None, name: str) -> Path | None:
+    if credentials is None or not credentials.is_dir():
+        return credentials
+    return credentials / f"{name.partition(' ')[0]}.creds"
 
 
 def path_from(environment: Mapping[str, str]) -> Path | None:

@@ -19,6 +19,7 @@ from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.orphan import die_with_parent
+from attestream.installation.configuration import INSECURE
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from bench.fleet import IMAGE_FILES, agent_name, image_path
@@ -230,7 +231,10 @@ class Stack:
     def _service(self, kind: str, name: str, environment: dict[str, str]) -> Program:
         arguments = [f"services.{kind}", "--config", str(self.place.config_file)]
         program = Program(
-            name, arguments, self.place.directory / f"{name}.log", {"ATTESTREAM_LOG_LEVEL": "warning"} | environment
+            name,
+            arguments,
+            self.place.directory / f"{name}.log",
+            {"ATTESTREAM_LOG_LEVEL": "warning"} | INSECURE | environment,
         )
         self.programs[name] = program
         return program

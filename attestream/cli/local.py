@@ -94,17 +94,29 @@ def init(session: Session, /, data_dir: Path | None, as_json: bool, cluster: str
     "--port", type=click.IntRange(0, 65_535), default=None, help="Port of the bus, 0 for a free one; default: as configured."
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Number of verifier workers.")
+@click.option(
+    "--listen",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of the interface on which the bus is reached; all but the loopback one speak TLS alone.",
+)
+@click.option(
+    "--websocket-port", type=click.IntRange(0, 65_535), default=0, help="Port for WebSocket over TLS; default: none."
+)
+@click.option("--insecure", is_flag=True, help="The bus asks nobody who they are, and nothing is signed. Only for tests.")
 @pass_session
 def up(
     session: Session,
+    /,
     data_dir: Path | None,
     accept_ek: AcceptEk,
     port: int | None,
-    workers: int,
+    **options: Any,
 ) -> int:
     """Run the bus and all services on this machine, in the foreground.
 
-    An empty data directory is initialised first. Ctrl-C or SIGTERM ends everything in order.
+    An empty data directory is initialised first. Nobody reaches the bus without credentials. Ctrl-C or SIGTERM ends
+    everything in order.
     """
     import asyncio
 
@@ -121,7 +133,7 @@ def up(
     loaded = config.load(place.config_file, session.environment)
     set_up_logging(loaded.log, "up")
     chosen = port if port is not None else urlsplit(loaded.bus.urls[0]).port or DEFAULT_PORT
-    asyncio.run(run_stack(place, port=chosen, workers=workers, environment=session.environment))
+    asyncio.run(run_stack(place, port=chosen, environment=session.environment, **options))
     return exits.OK
 
 

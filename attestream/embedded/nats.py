@@ -23,7 +23,8 @@ _POLL_S: Final = 0.002
 
 _CONFIG: Final = """\
 server_name: "{name}"
-listen: "{host}:{port}"
+host: "{host}"
+port: {port}
 max_payload: 1MB
 max_connections: 65536
 write_deadline: "10s"
@@ -42,23 +43,40 @@ jetstream {{
 class NatsServer:
     """One nats-server over ``store_dir``; it keeps its port and its streams across :meth:`stop` and :meth:`start`.
 
-    ``port`` 0 takes a free one. ``extra`` is appended to the server's configuration.
+    ``port`` 0 takes a free one. ``extra`` is appended to the server's configuration; ``encrypted``: it asks for TLS.
     """
 
     def __init__(
-        self, store_dir: Path, *, host: str = "127.0.0.1", port: int = 0, name: str = "attestream", extra: str = ""
+        self,
+        store_dir: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        name: str = "attestream",
+        extra: str = "",
+        encrypted: bool = False,
     ) -> None:
         self.store_dir = store_dir
         self.host = host
         self.port = port or _free_port(host)
         self.name = name
         self.extra = extra
+        self.encrypted = encrypted
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://{self.host}:{self.port}"
+        return self._url(self.host)
+
+    @property
+    def local_url(self) -> str:
+        """Where clients on this machine connect."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+        return self._url(everywhere.get(self.host, self.host))
+
+    def _url(self, host: str) -> str:
+        return f"{'tls' if self.encrypted else 'nats'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def log_path(self) -> Path:
@@ -156,7 +174,7 @@ def find_server() -> str:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import sys
@@ -11,18 +12,33 @@ from typing import Final
 
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.supervisor import BACKOFF_S, Child, Supervisor
-from attestream.errors import BusError
-from attestream.installation.places import Installation, locked
+from attestream.errors import BusError, ConfigError
+from attestream.installation.configuration import INSECURE
+from attestream.installation.places import IDENTIFIED, Installation, locked
+from schemas.roles import Role
+
+LOOPBACK: Final = "127.0.0.1"
 
 _POLL_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
 
-async def run_stack(place: Installation, *, port: int, workers: int, environment: Mapping[str, str]) -> None:
+async def run_stack(
+    place: Installation,
+    *,
+    port: int,
+    workers: int,
+    environment: Mapping[str, str],
+    listen: str = LOOPBACK,
+    websocket_port: int = 0,
+    insecure: bool = False,
+) -> None:
     """Run the services of ``place`` until SIGTERM or SIGINT, then stop them and at last the bus.
 
-    ``port`` is the bus's on the loopback interface, 0 for a free one. ``workers`` is the number of verifier workers.
+    ``port`` is the bus's, 0 for a free one. ``workers`` is the number of verifier workers. ``listen`` is the address of the
+    interface on which the bus is reached; beyond the loopback interface it speaks TLS alone. ``websocket_port`` lets clients
+    in over WebSocket too, 0: not. ``insecure``: the bus asks nobody who they are and nothing is signed, only for tests.
 
     :raises ConfigError: when another process runs this installation, or a service can not use the configuration.
     :raises BusError: when the bus does not start.
@@ -32,15 +48,74 @@ async def run_stack(place: Installation, *, port: int, workers: int, environment
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     with locked(place):
-        server = NatsServer(place.bus, port=port)
+        server = bus_server(place, port=port, listen=listen, websocket_port=websocket_port, insecure=insecure)
+        settings = dict(environment) | bus_environment(place, server, insecure=insecure)
         try:
             server.start()
-            place.url_file.write_text(server.url + "\n", encoding="ascii")
-            await _run_services(place, server, workers, environment, stopped)
+            if not insecure:
+                await provision(place, settings)
+            note = "" if insecure else f" {IDENTIFIED}"
+            place.url_file.write_text(f"{server.local_url}{note}\n", encoding="ascii")
+            await _run_services(place, server, workers, settings, stopped)
         finally:
             place.url_file.unlink(missing_ok=True)
             server.stop()
             _log.info("the bus has stopped")
+
+
+def bus_server(
+    place: Installation, *, port: int, listen: str = LOOPBACK, websocket_port: int = 0, insecure: bool = False
+) -> NatsServer:
+    """Return the bus of ``place``, not started; the arguments are those of :func:`run_stack`.
+
+    :raises ConfigError: a token of the installation can not be read, or it would be open to a network.
+    """
+    encrypted = not _is_loopback(listen)
+    if insecure:
+        if encrypted or websocket_port:
+            raise ConfigError("a bus that asks nobody who they are is for the loopback interface alone")
+        return NatsServer(place.bus, port=port)
+    from attestream.installation.authority import Authority
+    from attestream.installation.bus_server import encryption, identities, websocket
+
+    pair = Authority(place.tls).server
+    parts = [encryption(pair, place.ca_file)] if encrypted else []
+    if websocket_port:
+        parts.append(websocket(pair, place.ca_file, listen, websocket_port))
+    parts.append(identities(place, place.bus / "accounts"))
+    return NatsServer(place.bus, host=listen, port=port, extra="\n".join(parts), encrypted=encrypted)
+
+
+def bus_environment(place: Installation, server: NatsServer, *, insecure: bool = False) -> dict[str, str]:
+    """Return the settings with which services on this machine reach the bus. None of them is a secret."""
+    settings = {"ATTESTREAM_BUS_URLS": server.local_url}
+    if insecure:
+        return settings | INSECURE
+    if server.encrypted:
+        settings["ATTESTREAM_BUS_CA_FILE"] = str(place.ca_file)
+    return settings
+
+
+async def provision(place: Installation, environment: Mapping[str, str]) -> None:
+    """Make the streams of the running bus, and put the roster there, as the provisioner.
+
+    :raises ConfigError: the configuration or the provisioner's credentials can not be used.
+    :raises BusError: the bus refuses, or does not answer.
+    """
+    from attestream import config
+    from attestream.bus import topology
+    from attestream.installation.live import publish_roster
+
+    loaded = config.load(place.config_file, environment)
+    await topology.provision(loaded.bus.settings(str(Role.PROVISIONER)), sizes=loaded.limits.sizes())
+    await publish_roster(place, loaded.bus.urls)
+
+
+def _is_loopback(listen: str) -> bool:
+    try:
+        return ipaddress.ip_address(listen).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"{listen[:80]!r} is not the address of an interface") from error
 
 
 async def _run_services(
@@ -48,7 +123,7 @@ async def _run_services(
 ) -> None:
     supervisor = Supervisor(
         children(place, workers),
-        {**environment, "ATTESTREAM_BUS_URLS": server.url, "PYTHONUNBUFFERED": "1"},
+        {**environment, "PYTHONUNBUFFERED": "1"},
     )
     supervisor.start()
     waits: list[asyncio.Task[object]] = [
@@ -57,7 +132,7 @@ async def _run_services(
         asyncio.create_task(stopped.wait()),
     ]
     try:
-        _log.info("the bus is at %s; to see how things are: attestream --url %s status", server.url, server.url)
+        _log.info("the bus is at %s; to see how things are: attestream --data-dir %s status", server.url, place.directory)
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()

@@ -14,6 +14,7 @@ from attestream.errors import ConfigError
 from attestream.installation.authority import Authority, check_host
 from attestream.installation.bus_keys import make_bus_keys
 from attestream.installation.bus_server import Server
+from attestream.installation.configuration import configuration
 from attestream.installation.files import PUBLIC, already, make_directory, write_new
 from attestream.installation.people import make_person
 from attestream.installation.places import Installation
@@ -81,7 +82,8 @@ def initialise(
         authority.issue(authority.server, "bus", names, now)
         made = make_servers(place, servers, now, hosts=hosts, on_host=on_host) if servers else []
         # Last, so that an interrupted initialisation does not look finished.
-        write_new(place.config_file, _TEMPLATE.format(port=port, accept_ek=accept_ek).encode())
+        urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
+        write_new(place.config_file, configuration(urls, accept_ek=accept_ek).encode())
     except OSError as error:
         raise ConfigError(f"can not initialise {directory}: {error}") from error
     return [
@@ -118,34 +120,3 @@ def _make_trust(place: Installation, installation: str, operator: str, now_ms: i
             write_new(place.trusted_keys / "revocation.pem", signer.public_pem.encode(), PUBLIC)
     keys.append(make_person(place, Role.ADMIN, operator, now_ms=now_ms))
     write_roster(place, initial(installation, keys, now_ms), root)
-
-
-_TEMPLATE: Final = """\
-# Configuration of this Attestream installation. Paths are relative to this file.
-# Every setting and its default is described in docs/ and in attestream/config.py.
-# A variable ATTESTREAM_<SECTION>_<KEY> overrides the setting of that section and key.
-
-[bus]
-urls = ["nats://127.0.0.1:{port}"]
-
-[log]
-level = "info"
-
-[registrar]
-database_url = "sqlite:///registrar.db"
-# "certificate": only TPMs whose endorsement key has a certificate by a CA in ek_store may enrol.
-# "any": every TPM may, and nothing shows that it is a real one.
-accept_ek = "{accept_ek}"
-ek_store = "ek-store"
-
-[verifier]
-database_url = "sqlite:///verifier.db"
-cluster_secret_file = "keys/cluster.secret"
-
-[notifier]
-signing_key_file = "keys/revocation.pem"
-
-# [[notifier.webhooks]]
-# name = "siem"
-# url = "https://siem.example/attestream"
-"""

@@ -17,6 +17,9 @@ from schemas.roles import Role
 SYSTEM: Final = "system"
 """Name of the credentials of the bus's own account."""
 
+IDENTIFIED: Final = "identified"
+"""Word after the URL in ``bus.url`` of an installation whose bus asks who is there."""
+
 
 class Installation(NamedTuple):
     """The places in a data directory."""
@@ -160,7 +163,7 @@ class Installation(NamedTuple):
 
     @property
     def url_file(self) -> Path:
-        """Holds the URL of the embedded bus while it runs."""
+        """Holds the URL of the embedded bus while it runs, and :data:`IDENTIFIED`."""
         return self.directory / "bus.url"
 
     @property

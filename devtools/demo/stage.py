@@ -10,6 +10,7 @@ from typing import Final
 
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.stack import service_argv
+from attestream.installation.configuration import INSECURE
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from devtools.demo.machine import Machine
@@ -42,7 +43,7 @@ class Stage:
         self.server = NatsServer(self.place.bus)
         # Settings of the user's own installation have no say here.
         self._environment = {name: value for name, value in environment.items() if not name.startswith("ATTESTREAM_")}
-        self._environment |= {**_SETTINGS, "ATTESTREAM_BUS_URLS": self.server.url}
+        self._environment |= {**_SETTINGS, **INSECURE, "ATTESTREAM_BUS_URLS": self.server.url}
         self.services = {name: self._service(name) for name in ("registrar", *WORKERS, "notifier")}
         self.machines = {name: self._machine(name, ak) for name, ak in MACHINES.items()}
 

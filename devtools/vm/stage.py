@@ -9,6 +9,7 @@ from typing import Final
 
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.stack import service_argv
+from attestream.installation.configuration import INSECURE
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from devtools.demo.programs import Program, stop
@@ -39,7 +40,7 @@ class Stage:
         self.machine = VirtualMachine(directory / "machine", self.logs, accelerator=accelerator)
         # Settings of the user's own installation have no say here.
         kept = {name: value for name, value in environment.items() if not name.startswith("ATTESTREAM_")}
-        settings = {**kept, **_SETTINGS, "ATTESTREAM_BUS_URLS": self.server.url}
+        settings = {**kept, **_SETTINGS, **INSECURE, "ATTESTREAM_BUS_URLS": self.server.url}
         config = str(self.place.config_file)
         self._services = [
             Program(name, service_argv(name, config), settings, self.logs / f"{name}.log") for name in _SERVICES
@@ -63,7 +64,7 @@ class Stage:
         """The configuration of the machine's agent. QEMU's user network has this computer at 10.0.2.2."""
         return (
             f'[bus]\nurls = ["nats://10.0.2.2:{self.server.port}"]\nconnect_timeout_s = 30\n'
-            f'[agent]\nid = "{AGENT_ID}"\ndata_dir = "{STATE}"\n'
+            f'[trust]\nunsigned = true\n[agent]\nid = "{AGENT_ID}"\ndata_dir = "{STATE}"\n'
         ).encode()
 
     @property

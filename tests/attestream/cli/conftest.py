@@ -20,6 +20,8 @@ import pytest
 from attestream.cli.main import main
 from attestream.installation.places import Installation
 
+UNSIGNED = "ATTESTREAM_TRUST_UNSIGNED"
+
 
 class Ran(NamedTuple):
     """What a command answered."""
@@ -45,7 +47,7 @@ class Up:
         self.log: list[str] = []
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "attestream.cli", "up", "--data-dir", str(directory), "--port", "0"),
+                *(sys.executable, "-m", "attestream.cli", "up", "--data-dir", str(directory), "--port", "0", "--insecure"),
                 *arguments,
             ],
             stdin=subprocess.DEVNULL,
@@ -97,8 +99,9 @@ class Up:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without settings of ours."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("ATTESTREAM_", "FORCE_COLOR"))}
+    """Return the environment without settings of ours, but for the word that nothing is signed on this bus."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ATTESTREAM_", "FORCE_COLOR"))}
+    return kept | {UNSIGNED: "true"}
 
 
 @pytest.fixture
@@ -128,6 +131,7 @@ def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(*arguments: str, stdin: str = "") -> Ran:
         for name in set(os.environ) - set(environment()):
             monkeypatch.delenv(name)
+        monkeypatch.setenv(UNSIGNED, "true")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         code = main(list(arguments))
         written = capsys.readouterr()

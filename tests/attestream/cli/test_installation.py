@@ -234,6 +234,7 @@ def test_an_interrupted_tail_says_so_by_its_exit_code(up, cli) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"ATTESTREAM_TRUST_UNSIGNED": "true"},
     )
     cli("--url", up.url, "policy", "push", "tail", "-", stdin=json.dumps(allowing("boot_aggregate")))
     assert tail.stdout is not None
