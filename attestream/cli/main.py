@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("attestream.cli.local:init", "Make a data directory with keys and a configuration."),
     "up": ("attestream.cli.local:up", "Run the bus and all services on this machine."),
     "run": ("attestream.cli.local:run", "Run one service."),
+    "provision": ("attestream.cli.provision:provision", "Make the streams of a bus, or bring them up to date."),
     "demo": ("attestream.cli.local:demo", "Watch a machine being enrolled, attested, tampered with and revoked."),
     "status": ("attestream.cli.status:status", "Show the cluster at a glance."),
     "agents": ("attestream.cli.agents:agents", "Put agents under attestation and see how they stand."),
@@ -63,6 +64,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
 @click.option("--url", default="", help="URL of the bus, for example nats://127.0.0.1:4222.")
+@click.option("--credentials", type=click.Path(path_type=Path), default=None, help="File with your credentials on the bus.")
+@click.option("--ca", type=click.Path(path_type=Path), default=None, help="PEM file of the CA that vouches for the bus.")
 @click.option("--config", type=click.Path(path_type=Path), default=None, help="Configuration file.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory of `attestream up`.")
 @click.option(
@@ -70,13 +73,14 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="attestream")
 @click.pass_context
-def cli(ctx: click.Context, url: str, config: Path | None, data_dir: Path | None, timeout: float) -> None:
+def cli(ctx: click.Context, /, timeout: float, **options: Any) -> None:
     """Continuous remote attestation over NATS JetStream.
 
     The bus is looked for in this order: --url, ATTESTREAM_URL, --config or ATTESTREAM_CONFIG, and the data directory
-    (--data-dir, ATTESTREAM_DATA_DIR, or the default one).
+    (--data-dir, ATTESTREAM_DATA_DIR, or the default one). Credentials and CA likewise: --credentials and --ca,
+    ATTESTREAM_CREDENTIALS and ATTESTREAM_CA, and so on; in a data directory, those of the person who made it.
     """
-    ctx.obj = Session(url=url, config=config, data_dir=data_dir, timeout_s=timeout, environment=dict(os.environ))
+    ctx.obj = Session(**options, timeout_s=timeout, environment=dict(os.environ))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

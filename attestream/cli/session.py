@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -14,9 +15,15 @@ from attestream.errors import ConfigError
 
 if TYPE_CHECKING:
     from attestream.client.connection import Client
+    from attestream.config import BusConfig
+    from attestream.installation.places import Installation
     from attestream.signing import TrustedKeys
 
 URL_VARIABLE: Final = "ATTESTREAM_URL"
+CREDENTIALS_VARIABLE: Final = "ATTESTREAM_CREDENTIALS"
+CA_VARIABLE: Final = "ATTESTREAM_CA"
+IDENTIFIED: Final = "identified"
+"""Word after the URL in ``bus.url`` of an installation whose bus asks who is there."""
 CONNECT_S: Final = 2.0
 """Seconds after which the bus counts as unreachable, unless ``--timeout`` is shorter."""
 DATA_DIR_VARIABLE: Final = "ATTESTREAM_DATA_DIR"
@@ -32,6 +39,8 @@ class Session(NamedTuple):
     data_dir: Path | None
     timeout_s: float
     environment: Mapping[str, str]
+    credentials: Path | None = None
+    ca: Path | None = None
 
     def directory(self, given: Path | None = None) -> Path:
         """Return the data directory: ``given``, ``--data-dir``, ``ATTESTREAM_DATA_DIR``, or the default one."""
@@ -46,40 +55,100 @@ class Session(NamedTuple):
         base = self.environment.get("XDG_DATA_HOME")
         return (Path(base) if base else Path.home() / ".local" / "share") / "attestream"
 
+    def bus(self) -> BusConfig:
+        """Return where the bus is, and with which credentials it is reached.
+
+        :raises ConfigError: when a configuration is named and can not be used.
+        """
+        import msgspec
+
+        found = self._found()
+        changes: dict[str, Any] = {}
+        if url := self.url or self.environment.get(URL_VARIABLE, ""):
+            changes["urls"] = [part.strip() for part in url.split(",")]
+        for setting, given, variable in (
+            ("credentials", self.credentials, CREDENTIALS_VARIABLE),
+            ("ca_file", self.ca, CA_VARIABLE),
+        ):
+            if given is not None:
+                changes[setting] = given
+            elif self.environment.get(variable):
+                changes[setting] = Path(self.environment[variable])
+        return msgspec.structs.replace(found, **changes)
+
     def urls(self) -> list[str]:
         """Return where the bus is.
 
         :raises ConfigError: when a configuration is named and can not be used.
         """
+        return self.bus().urls
+
+    def _found(self) -> BusConfig:
+        """Return what a configuration or a data directory says of the bus."""
         from attestream import config
         from attestream.installation.places import Installation
 
-        if url := self.url or self.environment.get(URL_VARIABLE, ""):
-            return [part.strip() for part in url.split(",")]
         named = self.config or config.path_from(self.environment)
         if named is not None:
-            return config.load(named, self.environment).bus.urls
+            return config.load(named, self.environment).bus
+        elsewhere = self.url or self.environment.get(URL_VARIABLE, "")
+        if elsewhere and self.data_dir is None and DATA_DIR_VARIABLE not in self.environment:
+            # Another bus than that of the default data directory asks for other credentials.
+            return config.load(None, self.environment).bus
         place = Installation(self.directory())
-        try:
-            return [place.url_file.read_text(encoding="ascii").strip()]
-        except OSError:
-            return config.load(place.config_file if place.exists else None, self.environment).bus.urls
+        loaded = config.load(place.config_file if place.exists else None, self.environment).bus
+        return _installed(place, loaded)
 
     @asynccontextmanager
     async def client(self, keys: TrustedKeys | None = None) -> AsyncIterator[Client]:
         """Connect to the bus for the block.
 
-        :raises ConfigError: when its URL can not be found out.
+        :raises ConfigError: when its URL can not be found out, or the credentials can not be used.
+        :raises ForbiddenError: when the bus refuses the credentials.
         :raises BusError: when it does not answer.
         """
         from attestream.client.connection import connect
 
-        urls = self.urls()
-        for url in urls:
+        bus = self.bus()
+        for url in bus.urls:
             if not url.startswith(("nats://", "tls://", "ws://", "wss://")):
                 raise ConfigError(f"{url!r} is not the URL of a bus", remedy="Write for example nats://127.0.0.1:4222.")
-        async with connect(urls, keys=keys, name="attestream-cli", timeout_s=min(self.timeout_s, CONNECT_S)) as client:
+        async with connect(
+            bus.urls,
+            keys=keys,
+            name="attestream-cli",
+            timeout_s=min(self.timeout_s, CONNECT_S),
+            credentials=bus.credentials,
+            ca_file=bus.ca_file,
+            client_cert=bus.client_cert,
+            client_key=bus.client_key,
+        ) as client:
             yield client
+
+
+def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
+    """Return ``loaded`` with what the installation at ``place`` knows of its own bus: where it runs now, and the credentials
+    of the person who made it."""
+    import msgspec
+
+    from attestream.installation.people import CREDENTIALS
+
+    changes: dict[str, Any] = {}
+    identified = loaded.credentials is None
+    with contextlib.suppress(OSError):
+        # Written by `attestream up` while it runs: the URL, and whether the bus asks who is there.
+        url, *notes = place.url_file.read_text(encoding="ascii").split()
+        changes["urls"] = [url]
+        identified = IDENTIFIED in notes
+    own = sorted(place.operators.glob(f"*/{CREDENTIALS}"))
+    if identified and len(own) == 1:
+        changes["credentials"] = own[0]
+    elif not identified:
+        changes["credentials"] = None
+    urls = changes.get("urls", loaded.urls)
+    if loaded.ca_file is None and place.ca_file.exists() and any(url.startswith(("tls://", "wss://")) for url in urls):
+        changes["ca_file"] = place.ca_file
+    return msgspec.structs.replace(loaded, **changes)
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -45,6 +45,10 @@ async def connect(
     keys: TrustedKeys | None = None,
     name: str = "attestream-client",
     timeout_s: float = 5.0,
+    credentials: Path | None = None,
+    ca_file: Path | None = None,
+    client_cert: Path | None = None,
+    client_key: Path | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to the bus at ``url``, one server or several of one cluster, and disconnect at the end of the block.
 
@@ -52,7 +56,13 @@ async def connect(
     key for commands. ``keys`` are public keys whose revocations are believed (``attestream.signing.TrustedKeys``) instead of
     those of the roster. ``timeout_s`` is how many seconds a server may take to answer.
 
-    :raises ConfigError: when there is no ``trust``, or the bus has another installation's roster.
+    ``credentials`` is the file that says who asks. ``ca_file`` has the CAs that may vouch for the servers (PEM): with it, or
+    with a ``tls://`` or ``wss://`` URL, nothing is sent without TLS. ``client_cert`` and ``client_key`` are shown to servers
+    that ask for a certificate.
+
+    :raises ConfigError: when there is no ``trust``, the bus has another installation's roster, or a file can not be used.
+    :raises ExpiredError: when the credentials hold no more, or not yet.
+    :raises ForbiddenError: when the servers refuse the credentials, or ask for some and there are none.
     :raises BusError: when no server answers.
     """
     if trust is None:
@@ -62,9 +72,13 @@ async def connect(
         )
     from attestream.bus.connection import BusSettings
     from attestream.bus.connection import connect as connect_bus
+    from attestream.bus.encryption import Encryption
 
+    encryption = Encryption(ca_file=ca_file, client_cert=client_cert, client_key=client_key)
     urls = [url] if isinstance(url, str) else list(url)
-    bus = await connect_bus(BusSettings(urls=urls, name=name, connect_timeout_s=timeout_s))
+    bus = await connect_bus(
+        BusSettings(urls=urls, name=name, connect_timeout_s=timeout_s, credentials=credentials, encryption=encryption)
+    )
     client = Client(bus, keys=keys)
     try:
         await trust.start(bus, timeout_s=timeout_s)
