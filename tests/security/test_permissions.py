@@ -23,7 +23,6 @@ NOBODYS = (
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.USER.INFO",
     "$SYS.REQ.ACCOUNT.PING.CONNZ",
-    "$JS.API.INFO",
     "$JS.API.ACCOUNT.PURGE.services",
     "$JS.API.META.LEADER.STEPDOWN",
     "$JS.API.SERVER.REMOVE",
@@ -61,9 +60,6 @@ NOBODYS = (
     *(f"$JS.API.CONSUMER.CREATE.{stream}.any.>" for stream in STREAM_NAMES),
 )
 """What no role may publish that somebody holds for long."""
-
-PASSING = ("backup", "restorer")
-"""Roles whose identities are made for one run and expire with it: they copy or refill all streams."""
 
 
 def instances(pattern):
