@@ -72,6 +72,10 @@ class NKey:
         head = bytes([_SEED_PREFIX | (self.kind >> 5), (self.kind & 31) << 3])
         return _text(head + self._private.private_bytes_raw())
 
+    def private_bytes(self) -> bytes:
+        """Return the 32 private bytes; a secret."""
+        return self._private.private_bytes_raw()
+
     def sign(self, data: bytes) -> bytes:
         """Return the 64 bytes of the Ed25519 signature over ``data``."""
         return self._private.sign(data)

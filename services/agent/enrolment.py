@@ -15,11 +15,12 @@ import msgspec
 import nats.errors
 
 from attestream.bus.connection import Bus
-from attestream.errors import AttestreamError, BusError, EnrolmentError, MalformedError, TimedOutError
+from attestream.credentials.nkey import NKey
+from attestream.errors import AttestreamError, BusError, EnrolmentError, ForbiddenError, MalformedError, TimedOutError
 from attestream.tpm.public import parse_public
 from schemas import subjects
 from schemas.base import Decoder, SchemaError, encode
-from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled, EnrolRequest, Refused, transcript
+from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled, EnrolRequest, Refused, possession_bytes, transcript
 from services.agent.identity import Identity
 from services.agent.tpm_device import EndorsementKey, KeyLostError, TpmDevice
 
@@ -27,40 +28,57 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
 _BACKOFF_S: Final = (0.25, 60.0)
+_CUT_OFF: Final = "An operator has to let the agent in again; it goes on asking."
 _ANSWER: Final = Decoder[EnrolChallenge | Refused](EnrolChallenge | Refused)
 
 
-async def enrol(bus: Bus, tpm: TpmDevice, identity: Identity, executor: Executor) -> Identity:
-    """Return ``identity``, enrolled with the TPM's AK; at once when that AK is enrolled already.
+async def enrol(
+    bus: Bus, tpm: TpmDevice, identity: Identity, executor: Executor, bus_key: NKey | None = None
+) -> tuple[Identity, str]:
+    """Return ``identity``, enrolled with the TPM's AK, and the token for ``bus_key``; empty when there is no such key.
 
-    Tries until the registrar has granted it, with growing pauses: a refusal may end when an operator acts.
+    Without a key that is at once when the AK is enrolled already. Tries until the registrar has granted all of it, with
+    growing pauses: a refusal may end when an operator acts.
 
     :param executor: runs the blocking work on the TPM.
+    :param bus_key: key for which the agent wants an identity on the bus.
     :raises TpmError: when the TPM can not give its keys.
     :raises ConfigError: when the data directory can not be used.
+    :raises BusError: when the connection is closed for good.
     """
     loop = asyncio.get_running_loop()
     ak_public = await loop.run_in_executor(executor, tpm.attestation_key)
-    if identity.enrolment and identity.ak_public == ak_public:
-        return identity
+    if bus_key is None and identity.enrolment and identity.ak_public == ak_public:
+        return identity, ""
     ek = await loop.run_in_executor(executor, tpm.endorsement_key)
     pause = _BACKOFF_S[0]
     while True:
         try:
-            enrolled = await _attempt(bus, tpm, identity, ek, ak_public, executor)
+            enrolled = await _attempt(bus, tpm, identity, ek, ak_public, executor, bus_key)
+            if bus_key is not None and not enrolled.bus_token:
+                raise ForbiddenError(enrolled.bus_refusal or "the registrar issues no identities", remedy=_CUT_OFF)
         except KeyLostError:
             raise
         except AttestreamError as error:
             _log.warning("not enrolled yet: %s (%s)", error, error.hint)
         else:
             _log.info("enrolled as %s, enrolment %d", identity.agent_id, enrolled.enrolment)
-            return msgspec.structs.replace(identity, enrolment=enrolled.enrolment, ak_public=ak_public)
+            enrolled_as = msgspec.structs.replace(identity, enrolment=enrolled.enrolment, ak_public=ak_public)
+            return enrolled_as, enrolled.bus_token
+        if bus.nc.is_closed:
+            raise BusError("the bus has closed the connection for good")
         await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
         pause = min(2 * pause, _BACKOFF_S[1])
 
 
 async def _attempt(
-    bus: Bus, tpm: TpmDevice, identity: Identity, ek: EndorsementKey, ak_public: bytes, executor: Executor
+    bus: Bus,
+    tpm: TpmDevice,
+    identity: Identity,
+    ek: EndorsementKey,
+    ak_public: bytes,
+    executor: Executor,
+    bus_key: NKey | None,
 ) -> Enrolled:
     request = encode(
         EnrolRequest(
@@ -70,6 +88,7 @@ async def _attempt(
             ak_public=ak_public,
             transport_key=identity.transport_public,
             nonce=secrets.token_bytes(32),
+            bus_key=bus_key.public if bus_key is not None else "",
         )
     )
     # The proof covers request and challenge as they travelled, so the reply's bytes are needed and not only its meaning.
@@ -82,7 +101,13 @@ async def _attempt(
         raise EnrolmentError(challenge.message, remedy=challenge.remedy)
     secret = await asyncio.get_running_loop().run_in_executor(executor, tpm.activate, challenge.credential, challenge.secret)
     proof = hmac.new(secret, transcript(request, reply), hashlib.sha256).digest()
-    activate = ActivateRequest(agent_id=identity.agent_id, challenge_id=challenge.challenge_id, proof=proof)
+    possession = possession_bytes(challenge.challenge_id, proof)
+    activate = ActivateRequest(
+        agent_id=identity.agent_id,
+        challenge_id=challenge.challenge_id,
+        proof=proof,
+        bus_signature=bus_key.sign(possession) if bus_key is not None else b"",
+    )
     enrolled = await bus.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled, timeout_s=_TIMEOUT_S)
     if enrolled.ak_name != parse_public(ak_public).name or enrolled.agent_id != identity.agent_id:
         raise MalformedError("the registrar has confirmed another enrolment than was asked for")

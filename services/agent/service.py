@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import re
 import signal
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.clock import unix_ms
 from attestream.config import AgentConfig
-from attestream.errors import AttestreamError, BusError, ConfigError
+from attestream.credentials.nkey import NKey
+from attestream.errors import AttestreamError, BusError, ConfigError, ForbiddenError, MalformedError, RefusedError
 from attestream.signing import TrustedKeys
 from schemas import subjects
 from schemas.events import Revocation
+from services.agent import bus_key
 from services.agent import identity as identities
 from services.agent.answering import Answerer
 from services.agent.enrolment import enrol
@@ -24,6 +32,7 @@ from services.agent.hook import run_hook
 from services.agent.identity import Identity
 from services.agent.ima_log import ImaLog
 from services.agent.presence import Presence
+from services.agent.renewal import BusIdentity
 from services.agent.revocations import Revocations
 from services.agent.tpm_device import TpmDevice
 from services.agent.watch import Watch
@@ -31,6 +40,11 @@ from services.agent.watch import Watch
 _log = logging.getLogger(__name__)
 
 _CONNECT_PAUSE_S: Final = 2.0
+_SESSION_PAUSE_S: Final = (1.0, 60.0)
+_REFUSED: Final = re.compile("revoked|authorization violation", re.IGNORECASE)
+"""How the server says that an identity is void: on the connection that it ends, or to whoever comes with it."""
+_LASTING_S: Final = 60.0
+"""Seconds after which an identity's end is no sign of trouble with getting one."""
 _MAX_KEY_BYTES: Final = 65_536
 
 
@@ -52,28 +66,63 @@ class Agent:
 
         :raises ConfigError: when the configuration or the data directory can not be used.
         :raises TpmError: when the TPM can not be used, or does not hold the AK any more.
-        :raises BusError: when the bus has closed the connection for good.
+        :raises BusError: when a bus that asks nobody who they are has closed the connection for good.
         """
         keys = _trusted_keys(self._config.revocation_keys)
         identity = identities.load(self._config.data_dir, self._config.id)
-        bus = await _connect(self._settings)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_until_closed(bus))
-                if keys is not None:
-                    # Revocations of others count also for a machine that is not enrolled yet.
-                    tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
-                enrolled = await enrol(bus, self._tpm, identity, self._executor)
-                identities.store(self._config.data_dir, enrolled)
-                await self._attest(bus, enrolled, tasks)
-        except BaseExceptionGroup as group:
-            known, others = group.split(AttestreamError)
-            if known is None or others is not None:
-                raise
-            raise _first(known) from group
+            if self._config.enrolment_credentials is None:
+                await self._without_credentials(keys, identity)
+            else:
+                await self._with_credentials(keys, identity, self._config.enrolment_credentials)
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _without_credentials(self, keys: TrustedKeys | None, identity: Identity) -> None:
+        bus = await _connect(self._settings)
+        async with _life(bus) as tasks:
+            if keys is not None:
+                # Revocations of others count also for a machine that is not enrolled yet.
+                tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
+            enrolled, _ = await enrol(bus, self._tpm, identity, self._executor)
+            identities.store(self._config.data_dir, enrolled)
+            await self._attest(bus, enrolled, tasks)
+
+    async def _with_credentials(self, keys: TrustedKeys | None, identity: Identity, enrolment: Path) -> None:
+        """Have an identity issued, live with it until it ends, and begin again."""
+        loop = asyncio.get_running_loop()
+        key = await loop.run_in_executor(
+            self._executor, bus_key.load, self._config.data_dir, self._config.identity_key, self._tpm
+        )
+        pause = _SESSION_PAUSE_S[0]
+        while True:
+            began = loop.time()
+            try:
+                identity, held = await self._enrolled(identity, key, enrolment)
+                await self._session(keys, identity, held)
+            except (BusError, RefusedError, MalformedError) as error:
+                _log.warning("agent %s is not on the bus: %s (%s)", identity.agent_id, error.message, error.hint)
+            if loop.time() - began > _LASTING_S:
+                pause = _SESSION_PAUSE_S[0]
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(2 * pause, _SESSION_PAUSE_S[1])
+
+    async def _enrolled(self, identity: Identity, key: NKey, credentials: Path) -> tuple[Identity, BusIdentity]:
+        bus = await _connect(replace(self._settings, credentials=credentials, identity=None))
+        try:
+            enrolled, token = await enrol(bus, self._tpm, identity, self._executor, key)
         finally:
             await bus.close()
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        identities.store(self._config.data_dir, enrolled)
+        return enrolled, BusIdentity(enrolled.agent_id, key, token, unix_ms)
+
+    async def _session(self, keys: TrustedKeys | None, identity: Identity, held: BusIdentity) -> None:
+        bus = await _connect(replace(self._settings, credentials=None, identity=held.credentials))
+        async with _life(bus) as tasks:
+            if keys is not None:
+                tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
+            tasks.create_task(held.renew(bus))
+            await self._attest(bus, identity, tasks)
 
     async def _attest(self, bus: Bus, identity: Identity, tasks: asyncio.TaskGroup) -> None:
         attester = Attester(
@@ -121,6 +170,22 @@ async def _connect(settings: BusSettings) -> Bus:
             await asyncio.sleep(_CONNECT_PAUSE_S)
 
 
+@asynccontextmanager
+async def _life(bus: Bus) -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks until one fails or the bus has closed the connection for good; raise the first of our errors."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_until_closed(bus))
+            yield tasks
+    except BaseExceptionGroup as group:
+        known, others = group.split(AttestreamError)
+        if known is None or others is not None:
+            raise
+        raise _first(known) from group
+    finally:
+        await bus.close()
+
+
 async def _until_closed(bus: Bus) -> None:
     closed = asyncio.Event()
 
@@ -129,6 +194,11 @@ async def _until_closed(bus: Bus) -> None:
 
     bus.on_closed(notice)
     await closed.wait()
+    if _REFUSED.search(str(bus.nc.last_error)):
+        raise ForbiddenError(
+            "its identity on the bus was revoked, as when it has failed attestation or was deleted",
+            remedy="Find out why; then an operator re-admits it: `attestream agents start`, `update` or `add`.",
+        )
     raise BusError("the bus has closed the connection for good")
 
 

@@ -33,8 +33,10 @@ from attestream.errors import MalformedError, TpmError
 from services.agent import tpm_pcrs
 from services.agent.private_file import read_private, write_private
 from services.agent.tpm_nv import ek_certificates
+from services.agent.tpm_objects import flush, storage_primary
 from services.agent.tpm_pcrs import Banks
-from services.agent.tpm_templates import EK_KINDS, attestation_key, attestation_kind, endorsement_kind, storage_root
+from services.agent.tpm_sealed import seal, unseal
+from services.agent.tpm_templates import EK_KINDS, attestation_key, attestation_kind, endorsement_kind
 from services.agent.tpm_transport import Transport, refused_for_good
 
 _log = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class TpmDevice:
 
         def public(tpm: ESAPI) -> bytes:
             handle = self._from_context(tpm) or self._from_file(tpm) or self._make(tpm)
-            _flush(tpm, handle)
+            flush(tpm, handle)
             return self._stored.public if self._stored else b""
 
         return self._transport.run("load the AK", public)
@@ -164,6 +166,21 @@ class TpmDevice:
 
         return self._transport.run("read PCRs", lambda tpm: tpm_pcrs.read(tpm, banks))
 
+    def seal(self, secret: bytes) -> bytes:
+        """Return a small secret as a blob that only this TPM opens (:mod:`services.agent.tpm_sealed`).
+
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+        return self._transport.run("seal", lambda tpm: seal(tpm, secret))
+
+    def unseal(self, blob: bytes) -> bytes | None:
+        """Return what was sealed, or None when another TPM has sealed it.
+
+        :raises MalformedError: when it is no such blob.
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+        return self._transport.run("unseal", lambda tpm: unseal(tpm, blob))
+
     @contextlib.contextmanager
     def _endorsement(self, tpm: ESAPI) -> Iterator[tuple[ESYS_TR, TPM2B_PUBLIC]]:
         # A template or nonce that the manufacturer left in NV is honoured: without it the certificate would not match.
@@ -172,7 +189,7 @@ class TpmDevice:
         try:
             yield handle, public
         finally:
-            _flush(tpm, handle)
+            flush(tpm, handle)
 
     @contextlib.contextmanager
     def _attestation(self, tpm: ESAPI) -> Iterator[ESYS_TR]:
@@ -182,7 +199,7 @@ class TpmDevice:
         try:
             yield handle
         finally:
-            _flush(tpm, handle)
+            flush(tpm, handle)
 
     def _from_context(self, tpm: ESAPI) -> ESYS_TR | None:
         """Load the AK from a context that the TPM saved for us: milliseconds, where its parent must be derived otherwise."""
@@ -203,7 +220,7 @@ class TpmDevice:
         try:
             public, _ = TPM2B_PUBLIC.unmarshal(stored.public)
             private, _ = TPM2B_PRIVATE.unmarshal(stored.private)
-            with _storage_root(tpm) as parent:
+            with storage_primary(tpm) as parent:
                 handle = tpm.load(parent, private, public)
         except TSS2_Exception as error:
             # Format-one codes are about the key that was given; any other says nothing of it.
@@ -216,7 +233,7 @@ class TpmDevice:
         return handle
 
     def _make(self, tpm: ESAPI) -> ESYS_TR:
-        with _storage_root(tpm) as parent:
+        with storage_primary(tpm) as parent:
             private, public, *_ = tpm.create(parent, TPM2B_SENSITIVE_CREATE(), attestation_key(self._ak_kind))
             stored = StoredKey(kind=self._ak_kind, public=public.marshal(), private=private.marshal())
             write_private(self._key_file, msgspec.msgpack.encode(stored))
@@ -242,15 +259,6 @@ class TpmDevice:
 
 
 @contextlib.contextmanager
-def _storage_root(tpm: ESAPI) -> Iterator[ESYS_TR]:
-    handle, *_ = tpm.create_primary(TPM2B_SENSITIVE_CREATE(), storage_root(), ESYS_TR.OWNER)
-    try:
-        yield handle
-    finally:
-        _flush(tpm, handle)
-
-
-@contextlib.contextmanager
 def _endorsement_session(tpm: ESAPI) -> Iterator[ESYS_TR]:
     """A policy session that satisfies the EK template's PolicyA: PolicySecret(TPM_RH_ENDORSEMENT)."""
     session = tpm.start_auth_session(
@@ -261,9 +269,4 @@ def _endorsement_session(tpm: ESAPI) -> Iterator[ESYS_TR]:
         yield session
     finally:
         # ActivateCredential ends the session itself; it is still there only when something failed before.
-        _flush(tpm, session)
-
-
-def _flush(tpm: ESAPI, handle: ESYS_TR) -> None:
-    with contextlib.suppress(TSS2_Exception):
-        tpm.flush_context(handle)
+        flush(tpm, session)

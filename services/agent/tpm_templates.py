@@ -57,3 +57,8 @@ def storage_root() -> TPM2B_PUBLIC:
     P-256 in each case: it is derived in milliseconds where RSA takes seconds, and every PC Client TPM has it.
     """
     return TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=f"{_OURS}|decrypt")
+
+
+def sealed_data() -> TPM2B_PUBLIC:
+    """Return the template of a sealed secret that never leaves its TPM but unsealed (TPM 2.0 Part 1, section 29)."""
+    return TPM2B_PUBLIC.parse("keyedhash", objectAttributes="fixedtpm|fixedparent|userwithauth|noda")

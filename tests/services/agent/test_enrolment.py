@@ -35,7 +35,7 @@ async def test_an_agent_proves_itself_once(
 ) -> None:
     tpm = TpmDevice(device._transport._tcti, tmp_path / "data", ek=ek, ak=ak)
     identity = identities.load(tmp_path / "data", "host-1")
-    enrolled = await enrol(bus, tpm, identity, executor)
+    enrolled, _ = await enrol(bus, tpm, identity, executor)
     assert registrar.proven == [True]
     assert (enrolled.enrolment, enrolled.ak_public) == (5, tpm.attestation_key())
     request = registrar.requests[0]
@@ -43,17 +43,17 @@ async def test_an_agent_proves_itself_once(
     assert len(request.ek_certificates) == (1 if ek == "rsa2048" else 0)
     identities.store(tmp_path / "data", enrolled)
     again = identities.load(tmp_path / "data", "")
-    assert await enrol(bus, tpm, again, executor) == enrolled
+    assert await enrol(bus, tpm, again, executor) == (enrolled, "")
     assert len(registrar.requests) == 1
 
 
 async def test_another_ak_is_enrolled_anew(
     bus: Bus, registrar: SoftRegistrar, device: TpmDevice, tmp_path: Path, executor: ThreadPoolExecutor
 ) -> None:
-    enrolled = await enrol(bus, device, identities.load(tmp_path / "agent", "host-1"), executor)
+    enrolled, _ = await enrol(bus, device, identities.load(tmp_path / "agent", "host-1"), executor)
     (tmp_path / "agent" / "ak.key").unlink()
     other = TpmDevice(device._transport._tcti, tmp_path / "agent", ek="p256", ak="p256")
-    assert (await enrol(bus, other, enrolled, executor)).ak_public != enrolled.ak_public
+    assert (await enrol(bus, other, enrolled, executor))[0].ak_public != enrolled.ak_public
     assert registrar.proven == [True, True]
 
 
@@ -68,7 +68,7 @@ async def test_it_tries_until_it_is_granted(
         registrar = SoftRegistrar(bus, enrolment=5)
         registrar.refusals, registrar.wrong_names = 1, 1
         await registrar.start()
-        assert (await task).enrolment == 5
+        assert (await task)[0].enrolment == 5
     assert "not today" in caplog.text
     assert "another enrolment" in caplog.text
     assert registrar.proven == [True, True]
