@@ -62,7 +62,7 @@ def issuers(place: Installation) -> list[dict[str, Any]]:
 def offline(place: Installation) -> list[dict[str, Any]]:
     """Return the private keys that daily work does not need, with what they are for."""
     files = {
-        "root key: signs the roster (`keys rotate`, `operators`)": place.root_key,
+        "root key: signs the roster of keys (`keys rotate`)": place.root_key,
         "bus operator's own key: `keys rotate bus-operator`": place.operator_seed,
         "certificate authority's key: `certificates renew`": place.tls / "ca.key",
     }
