@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import stat
 import time
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from attestream.credentials.document import Credentials
 from attestream.errors import AttestreamError, ConfigError
 from schemas import roles
 from schemas.roles import Role
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_%-]{1,200}\Z", re.ASCII)
 
 Source = Callable[[], Credentials]
 """Gives the credentials to connect with now. May raise any :class:`AttestreamError`."""
@@ -89,7 +86,7 @@ def holder(credentials: Credentials) -> Holder:
             f"the credentials of {read.name[:80]!r} name no role that this version knows",
             remedy="Use credentials that `attestream init` or `attestream operators add` has made.",
         ) from error
-    if not _NAME.match(read.name):
+    if not token.NAME.match(read.name):
         raise ConfigError(f"the credentials name {read.name[:80]!r}, which can not be a name on the bus")
     return Holder(role, read.name, read.expires_at)
 
