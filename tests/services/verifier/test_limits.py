@@ -1,7 +1,7 @@
 """What one agent may cost its worker, and that others of its partition do not pay for it."""
 
 import itertools
-import time
+import threading
 
 import msgspec
 
@@ -62,11 +62,12 @@ async def test_a_large_log_does_not_hold_up_the_partition(pool, tenant, bus, mon
     worker = await attested(pool, tenant, fleet, interval_ms=60_000, lease_ms=120_000)
     desk, appraise = worker.services.desk, worker.services.desk._appraise
     held = []
+    release = threading.Event()
 
     def slow(attester, evidence, now):
         if attester.agent_id == large:
-            held.append(time.monotonic())
-            time.sleep(3)
+            held.append(evidence.seq)
+            release.wait(60)
         return appraise(attester, evidence, now)
 
     monkeypatch.setattr(desk, "_appraise", slow)
@@ -76,8 +77,9 @@ async def test_a_large_log_does_not_hold_up_the_partition(pool, tenant, bus, mon
     await eventually(lambda: held)
     fleet.agents[small].run("/usr/bin/evil", digest_of("x"))
     await fleet.notice(small)
-    await tenant.becomes(small, Standing.FAILED)
+    await tenant.becomes(small, Standing.FAILED, timeout_s=30)
     assert worker.attester(large).standing is Standing.TRUSTED
+    release.set()
     await tenant.becomes(large, Standing.FAILED, timeout_s=30)
 
     async def settled():
@@ -151,8 +153,8 @@ async def test_a_wrong_enrolment_does_not_have_the_registrar_asked_each_time(poo
     fleet.agents["agent-0"].enrolment = 7
     attester = worker.attester("agent-0")
     before, count = len(asked), attester.attestations
-    await eventually(lambda: attester.attestations > count + 10)
-    assert 1 <= len(asked) - before <= 3
+    await eventually(lambda: attester.attestations > count + 10, 30)
+    assert 1 <= len(asked) - before <= 4
     await fleet.stop()
 
 
