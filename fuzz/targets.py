@@ -17,6 +17,8 @@ from attestream.appraisal.boot import appraise_boot_log, compile_boot
 from attestream.appraisal.boot_learning import expectations_from_log
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.policy import compile_policy
+from attestream.credentials import document, token
+from attestream.credentials.nkey import Kind, NKey
 from attestream.ima import device_mapper, evm, log, signatures, templates
 from attestream.ima.fields import sized
 from attestream.ima.keys import KeyRing, SigningKey
@@ -46,7 +48,13 @@ class Target(NamedTuple):
 
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1())
+_USER: Final = NKey.generate(Kind.USER)
 _BOOT_RULES: Final = compile_boot({"phases": ["enter-initrd"], **expectations_from_log(bytes(uki_boot(firmware())))})
+
+
+def _bus_token() -> str:
+    issuer = NKey.generate(Kind.ACCOUNT)
+    return token.user_token(issuer, _USER.public, "w1", account=issuer.public, now=1, tags=[token.role_tag("verifier")])
 
 
 def _quotes() -> list[tuple[bytes, bytes]]:
@@ -175,6 +183,13 @@ TARGETS: Final = (
     Target("certificate", parse_certificate, _certificates),
     Target("policy", compile_policy, _policies),
     Target("messages", _messages, lambda: [base.encode(message) for message in wire_examples.EXAMPLES.values()]),
+    Target("nkey", lambda data: NKey.from_seed(data.decode("latin-1")), lambda: [_USER.seed.encode()]),
+    Target("bus_token", lambda data: token.read(data.decode("latin-1")), lambda: [_bus_token().encode()]),
+    Target(
+        "bus_credentials",
+        lambda data: document.parse(data.decode("latin-1")),
+        lambda: [document.write(document.Credentials(_bus_token(), _USER)).encode()],
+    ),
     Target("pcr_blob", parse_pcr_blob, _blobs),
     Target("quote_text", lambda data: parse_quote_text(data.decode("utf-8", "replace")), _quote_texts),
     Target(

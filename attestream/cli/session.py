@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 URL_VARIABLE: Final = "ATTESTREAM_URL"
 CREDENTIALS_VARIABLE: Final = "ATTESTREAM_CREDENTIALS"
 CA_VARIABLE: Final = "ATTESTREAM_CA"
-IDENTIFIED: Final = "identified"
-"""Word after the URL in ``bus.url`` of an installation whose bus asks who is there."""
 CONNECT_S: Final = 2.0
 """Seconds after which the bus counts as unreachable, unless ``--timeout`` is shorter."""
 DATA_DIR_VARIABLE: Final = "ATTESTREAM_DATA_DIR"
@@ -132,6 +130,7 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
     import msgspec
 
     from attestream.installation.people import CREDENTIALS
+    from attestream.installation.places import IDENTIFIED
 
     changes: dict[str, Any] = {}
     identified = loaded.credentials is None

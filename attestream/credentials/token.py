@@ -190,7 +190,7 @@ def read(token: str) -> Token:
     kind = claims.nats.get("type")
     issuers = {"operator": Kind.OPERATOR, "account": Kind.OPERATOR, "user": Kind.ACCOUNT}
     subjects = {"operator": Kind.OPERATOR, "account": Kind.ACCOUNT, "user": Kind.USER}
-    if kind not in issuers:
+    if not isinstance(kind, str) or kind not in issuers:
         raise MalformedError(f"not a token of an operator, account or user: {str(kind)[:20]!r}")
     decode_public(claims.sub, subjects[kind])
     verify(claims.iss, issuers[kind], _unb64(parts[2]), f"{parts[0]}.{parts[1]}".encode())
