@@ -232,3 +232,18 @@ async def test_verifier_is_told_at_once_that_an_agent_is_absent(secure_bus):
     assert answer is not None
     assert answer.startswith(b"NATS/1.0 503")
     await verifier.close()
+
+
+async def test_agent_can_not_have_answers_filed_as_evidence_of_another(secure_bus):
+    """Agents share an account, and with it what it imports: the server does not follow a reply into the same import."""
+    notifier, agent = await secure_bus.probe(Role.NOTIFIER), await secure_bus.probe(Role.AGENT)
+    assert await notifier.ask(subjects.revocation("bad"), b"revoked", place(Role.NOTIFIER)) is not None
+    before = (await secure_bus.counts())["EVIDENCE"]
+    for request in (EVERYTHING, b'{"last_by_subj":"att.revocation.bad"}', NOTHING):
+        assert await agent.publish("$JS.API.DIRECT.GET.REVOCATIONS", request, subjects.evidence("victim"))
+    assert await agent.publish(subjects.evidence(ME), b"mine", subjects.evidence("victim"))
+    # Its own message is stored; by then, anything else would have been too.
+    assert await agent.ask(subjects.evidence(ME), b"mine", place(Role.AGENT)) is not None
+    assert (await secure_bus.counts())["EVIDENCE"] == before + 2
+    await notifier.close()
+    await agent.close()
