@@ -1,34 +1,41 @@
 """Identities on the bus: issued for a proof, renewed in good standing, and ended by the record. On a real secure server."""
 
-import asyncio
+from __future__ import annotations
+
 import time
 
 import pytest
+from sqlalchemy import select
 
-from attestream.bus.connection import BusSettings, connect
 from attestream.bus.topology import ensure_topology
 from attestream.clock import unix_ms
 from attestream.config import DatabaseUrl, RegistrarConfig
+from attestream.credentials.account import EVERYBODY
 from attestream.credentials.document import Credentials
 from attestream.credentials.nkey import Kind, NKey
-from attestream.credentials.token import read
-from attestream.errors import AttestreamError
+from attestream.credentials.token import read, user_token
+from attestream.database import migrate, open_engine, reading, transaction
+from attestream.errors import AttestreamError, ConfigError, EnrolmentError, ExpiredError, ForbiddenError, SignatureError
+from devtools.bus_identities import (
+    activation,
+    challenged,
+    connect_with,
+    enrolled,
+    put_on_record,
+    registrar_config,
+    renewed,
+)
 from devtools.pool import eventually
 from devtools.secure_bus import secure_installation, secure_server
 from schemas import subjects
-from schemas.base import encode
-from schemas.enrolment import (
-    ActivateRequest,
-    EnrolChallenge,
-    Enrolled,
-    Renewed,
-    RenewRequest,
-    possession_bytes,
-    renewal_bytes,
-)
-from schemas.events import Event, EventKind
+from schemas.enrolment import DeleteIdentity, Enrolled
+from schemas.events import EventKind
 from schemas.roles import Role
+from services.registrar import bus_keys, standing
+from services.registrar.bus_account import BusAccount
+from services.registrar.revocations import Revocations
 from services.registrar.service import serving
+from services.registrar.tables import MIGRATIONS, bus_key, revocation
 
 LIFETIME_S = 600
 
@@ -40,8 +47,9 @@ def installation(tmp_path_factory):
 
 @pytest.fixture
 def server(installation, tmp_path):
-    # The streams and accounts of this test alone, with the keys of all.
-    server = secure_server(installation._replace(directory=installation.directory))
+    server = secure_server(installation)
+    # The keys are those of all these tests, the streams and the accounts' tokens are this one's.
+    server.extra = server.extra.replace(str(installation.bus), str(tmp_path / "bus"))
     server.store_dir = tmp_path / "bus"
     server.start()
     yield server
@@ -51,35 +59,21 @@ def server(installation, tmp_path):
 @pytest.fixture
 async def connected(installation, server):
     """Connects with the identity of a role, or with credentials."""
-    open_ = []
+    made = []
 
-    async def run(role=None, credentials=None):
-        path = installation.credentials(role) if role else None
-        identity = (lambda: credentials) if credentials else None
-        bus = await connect(
-            BusSettings(urls=[server.url], credentials=path, identity=identity, name="test", reconnect_spread_s=0.1)
-        )
-        open_.append(bus)
-        return bus
+    async def run(who):
+        made.append(await connect_with(server.url, installation.credentials(who) if isinstance(who, Role) else who))
+        return made[-1]
 
-    provisioner = await run(Role.PROVISIONER)
-    await ensure_topology(provisioner)
+    await ensure_topology(await run(Role.PROVISIONER))
     yield run
-    for bus in open_:
+    for bus in made:
         await bus.close()
 
 
 @pytest.fixture
 def config(installation, tmp_path):
-    return RegistrarConfig(
-        database_url=DatabaseUrl(f"sqlite:///{tmp_path / 'registrar.db'}"),
-        accept_ek="any",
-        agent_issuer_file=installation.issuer(Role.AGENT),
-        operator_key_file=installation.operator_signing_seed,
-        system_credentials=installation.system_credentials,
-        agent_account_file=installation.account_token(Role.AGENT),
-        identity_lifetime_s=LIFETIME_S,
-    )
+    return registrar_config(installation, tmp_path / "registrar.db", lifetime_s=LIFETIME_S)
 
 
 @pytest.fixture
@@ -97,68 +91,227 @@ async def bus(connected):
     return await connected(Role.REGISTRAR)
 
 
-async def ask(enrolment, agent, key, *, signer=None, wanted=None) -> Enrolled:
-    request = agent.enrol_request(bus_key=key.public if wanted is None else wanted)
-    challenge = await enrolment.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge)
-    proof = agent.proof(encode(request), encode(challenge))
-    activate = ActivateRequest(
-        agent_id=agent.agent_id,
-        challenge_id=challenge.challenge_id,
-        proof=proof,
-        bus_signature=(signer or key).sign(possession_bytes(challenge.challenge_id, proof)),
-    )
-    return await enrolment.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled)
-
-
-async def renewed(bus, agent_id, key, *, signer=None, at=None) -> str:
-    at = at or unix_ms()
-    signature = (signer or key).sign(renewal_bytes(agent_id, key.public, at))
-    request = RenewRequest(agent_id=agent_id, bus_key=key.public, at=at, signature=signature)
-    return (await bus.request(subjects.renewal(agent_id), request, Renewed)).bus_token
-
-
-async def tell(verifier, agent_id, kind) -> None:
-    event = Event(id=f"{kind}:{agent_id}:{time.monotonic_ns()}", kind=kind, agent_id=agent_id, at=unix_ms())
-    await verifier.publish_durable(subjects.event(kind, agent_id), event, message_id=event.id)
+@pytest.fixture
+async def engine(tmp_path):
+    engine = open_engine(DatabaseUrl(f"sqlite:///{tmp_path / 'registrar.db'}"))
+    await migrate(engine, MIGRATIONS)
+    yield engine
+    await engine.dispose()
 
 
 def user() -> NKey:
     return NKey.generate(Kind.USER)
 
 
-async def test_whole_life_of_an_identity(bus, config, connected, enrolment, verifier, make_agent):
+async def lifted(engine, agent_id) -> bool:
+    async with reading(engine) as connection:
+        return not (await standing.kept(connection, agent_id)).blocked
+
+
+async def test_whole_life_of_an_identity(bus, config, connected, enrolment, verifier, make_agent, engine):
     agent, key = make_agent("host.one"), user()
     async with serving(bus, config):
-        first = await ask(enrolment, agent, key)
+        first = await enrolled(enrolment, agent, key)
         token = read(first.bus_token)
         assert (token.subject, token.name) == (key.public, "host%2Eone")
         assert token.expires_at - token.issued_at == LIFETIME_S
-        mine = await connected(credentials=Credentials(first.bus_token, key))
-
+        mine = await connected(Credentials(first.bus_token, key))
         second = await renewed(mine, "host.one", key)
         assert read(second).subject == key.public
 
-        await tell(verifier, "host.one", EventKind.FAILED)
+        await put_on_record(verifier, "host.one", EventKind.FAILED)
         await eventually(lambda: mine.nc.is_closed)
         for old in (first.bus_token, second):
             with pytest.raises(AttestreamError):
-                await connected(credentials=Credentials(old, key))
+                await connected(Credentials(old, key))
 
         # The agent can not come back by itself, with this key or another.
         for again in (key, user()):
-            refused = await ask(enrolment, agent, again)
+            refused = await enrolled(enrolment, agent, again)
             assert refused.bus_token == ""
             assert "failed" in refused.bus_refusal
             assert "attestream agents" in refused.bus_refusal
 
-        # An operator lets it in.
-        await tell(verifier, "host.one", EventKind.STARTED)
-
-        async def admitted():
-            await asyncio.sleep(0.2)
-            return (await ask(enrolment, agent, key)).bus_token
-
-        fresh = await eventually(admitted)
-        assert (await connected(credentials=Credentials(fresh, key))).nc.is_connected
+        # An operator lets it in; what was issued before stays void.
+        await put_on_record(verifier, "host.one", EventKind.STARTED)
+        await eventually(lambda: lifted(engine, "host.one"))
+        fresh = (await enrolled(enrolment, agent, key)).bus_token
+        assert (await connected(Credentials(fresh, key))).nc.is_connected
         with pytest.raises(AttestreamError):
-            await connected(credentials=Credentials(first.bus_token, key))
+            await connected(Credentials(first.bus_token, key))
+
+
+async def test_what_fails_while_no_registrar_runs_is_cut_off_when_one_does(
+    bus, config, connected, enrolment, verifier, make_agent
+):
+    agent, key = make_agent("a"), user()
+    async with serving(bus, config):
+        token = (await enrolled(enrolment, agent, key)).bus_token
+    mine = await connected(Credentials(token, key))
+    await put_on_record(verifier, "a", EventKind.FAILED)
+    async with serving(await connected(Role.REGISTRAR), config):
+        await eventually(lambda: mine.nc.is_closed)
+
+
+async def test_renewal_is_refused_by_the_record_itself(bus, config, connected, enrolment, verifier, make_agent, engine):
+    """The registrar's own following of the record may be behind."""
+    agent, key = make_agent("a"), user()
+    async with serving(bus, config) as registrar:
+        token = (await enrolled(enrolment, agent, key)).bus_token
+        mine = await connected(Credentials(token, key))
+        await put_on_record(verifier, "a", EventKind.FAILED)
+        issuer = registrar._issuer
+        with pytest.raises(ForbiddenError, match="'failed'"):
+            await issuer.issue("a", key.public, 1, outcome="renewed")
+        await eventually(lambda: mine.nc.is_closed)
+
+
+async def test_deleted_agents_are_cut_off(bus, config, connected, enrolment, verifier, make_agent):
+    keys = {name: user() for name in ("not-attested", "not-enrolled", "stays")}
+    async with serving(bus, config) as registrar:
+        buses = {}
+        for name, key in keys.items():
+            token = (await enrolled(enrolment, make_agent(name), key)).bus_token
+            buses[name] = await connected(Credentials(token, key))
+        await put_on_record(verifier, "not-attested", EventKind.DELETED)
+        await registrar.delete(DeleteIdentity(agent_id="not-enrolled"))
+        await eventually(lambda: buses["not-attested"].nc.is_closed and buses["not-enrolled"].nc.is_closed)
+        assert buses["stays"].nc.is_connected
+        assert await renewed(buses["stays"], "stays", keys["stays"])
+
+
+async def test_key_that_was_swapped_on_the_way_gets_nothing(bus, config, enrolment, make_agent):
+    """Whoever carries the messages can put another key in: the proof covers the request as the agent has made it."""
+    agent, key, thief = make_agent("a"), user(), user()
+    async with serving(bus, config):
+        request = agent.enrol_request(bus_key=key.public)
+        swapped = agent.enrol_request(request.nonce, bus_key=thief.public)
+        challenge = await challenged(enrolment, swapped)
+        activate = activation(agent, request, challenge, thief)
+        with pytest.raises(EnrolmentError, match="proof is wrong"):
+            await enrolment.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled)
+
+
+async def test_nobody_enrols_with_a_key_that_is_not_his(bus, config, enrolment, make_agent):
+    """Else he would fail on purpose, and its holder were cut off."""
+    key, other = user(), user()
+    async with serving(bus, config):
+        assert (await enrolled(enrolment, make_agent("victim"), key)).bus_token
+        agent = make_agent("thief")
+        request = agent.enrol_request(bus_key=key.public)
+        challenge = await challenged(enrolment, request)
+        activate = activation(agent, request, challenge, other)
+        with pytest.raises(SignatureError):
+            await enrolment.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled)
+        refused = await enrolled(enrolment, agent, key)
+        assert "belongs to another agent" in refused.bus_refusal
+
+
+async def test_token_is_worth_nothing_without_its_key(bus, config, connected, enrolment, make_agent):
+    async with serving(bus, config):
+        token = (await enrolled(enrolment, make_agent("a"), user())).bus_token
+        with pytest.raises(AttestreamError):
+            await connected(Credentials(token, user()))
+
+
+async def test_renewals_that_are_refused(bus, config, connected, enrolment, make_agent):
+    key, other, unknown = user(), user(), user()
+    async with serving(bus, config):
+        mine = await connected(Credentials((await enrolled(enrolment, make_agent("a"), key)).bus_token, key))
+        assert (await enrolled(enrolment, make_agent("b"), other)).bus_token
+        with pytest.raises(SignatureError):
+            await renewed(mine, "a", key, signer=other)
+        with pytest.raises(ForbiddenError):
+            await renewed(mine, "a", unknown)
+        with pytest.raises(ForbiddenError):
+            await renewed(mine, "a", other)
+        with pytest.raises(ExpiredError):
+            await renewed(mine, "a", key, at=unix_ms() - 2 * 3_600_000)
+
+
+async def test_expired_identity_gets_nobody_in(installation, server, connected):
+    key, account = user(), read(installation.account_token(Role.AGENT).read_text().strip()).subject
+    issuer = NKey.from_seed(installation.issuer(Role.AGENT).read_text().strip())
+    now = int(time.time())
+    token = user_token(issuer, key.public, "a", account=account, now=now - 9, expires_at=now - 1, tags=["role:agent"])
+    with pytest.raises(ExpiredError):
+        await connected(Credentials(token, key))
+
+
+async def test_two_registrars_share_one_list(bus, config, connected, enrolment, verifier, make_agent):
+    keys = {f"agent-{index}": user() for index in range(12)}
+    async with serving(bus, config), serving(await connected(Role.REGISTRAR), config):
+        buses = []
+        for name, key in keys.items():
+            token = (await enrolled(enrolment, make_agent(name), key)).bus_token
+            buses.append(await connected(Credentials(token, key)))
+        for name in keys:
+            await put_on_record(verifier, name, EventKind.FAILED)
+        await eventually(lambda: all(one.nc.is_closed for one in buses), 30)
+
+
+class Clock:
+    """Milliseconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = unix_ms()
+
+    def __call__(self):
+        return self.now
+
+
+async def test_list_of_revocations_ends_with_what_it_revokes(installation, bus, config, connected, engine):
+    clock, key = Clock(), user()
+    system = await connected(installation.system_credentials)
+    account = read(installation.account_token(Role.AGENT).read_text().strip()).subject
+    operator = NKey.from_seed(installation.operator_signing_seed.read_text().strip())
+    bus_account = BusAccount(system, account, operator, clock)
+    revocations = Revocations(engine, bus, bus_account, lifetime_s=LIFETIME_S, clock=clock)
+    now = clock.now // 1000
+    async with transaction(engine) as connection:
+        await bus_keys.begin(connection)
+        await bus_keys.register(connection, "a", key.public, now=now, lifetime_s=LIFETIME_S)
+        assert await bus_keys.revoke(connection, "a", now=now) == [key.public]
+    await revocations.tell()
+    await bus_account.look()
+    assert set(bus_account._current.nats["revocations"]) == {key.public}
+    clock.now += (2 * LIFETIME_S + 120) * 1000
+    await revocations.tell(always=True)
+    await revocations.sweep()
+    await bus_account.look()
+    assert not bus_account._current.nats.get("revocations")
+    async with reading(engine) as connection:
+        assert not (await connection.execute(select(bus_key))).all() + (await connection.execute(select(revocation))).all()
+
+
+async def test_full_list_becomes_one_entry_for_everybody(engine, monkeypatch):
+    monkeypatch.setattr(bus_keys, "MAX_REVOKED", 3)
+    now = 1_000_000
+    async with transaction(engine) as connection:
+        await bus_keys.begin(connection)
+        for index in range(5):
+            await bus_keys.register(connection, f"a{index}", user().public, now=now, lifetime_s=60)
+        for index in range(4):
+            await bus_keys.revoke(connection, f"a{index}", now=now)
+        entries = await bus_keys.entries(connection, now=now)
+        assert set(entries) == {EVERYBODY}
+        # Who is in good standing enrols again, and is dated after it.
+        issued_at = await bus_keys.register(connection, "a4", user().public, now=now, lifetime_s=60)
+        assert issued_at > entries[EVERYBODY]
+
+
+async def test_no_agent_fills_the_list_by_itself(engine):
+    async with transaction(engine) as connection:
+        await bus_keys.begin(connection)
+        for _ in range(bus_keys.MAX_KEYS):
+            await bus_keys.register(connection, "a", user().public, now=100, lifetime_s=60)
+        with pytest.raises(EnrolmentError, match="4 keys already"):
+            await bus_keys.register(connection, "a", user().public, now=100, lifetime_s=60)
+        await bus_keys.register(connection, "a", user().public, now=300, lifetime_s=60)
+
+
+async def test_half_a_configuration_is_refused(bus, config, tmp_path):
+    half = RegistrarConfig(database_url=config.database_url, accept_ek="any", agent_issuer_file=config.agent_issuer_file)
+    with pytest.raises(ConfigError, match="operator_key_file"):
+        async with serving(bus, half):
+            pass
