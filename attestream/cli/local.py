@@ -152,6 +152,10 @@ def run(session: Session, service: str, config_file: Path | None) -> NoReturn:
     environment = dict(session.environment)
     if session.url:
         environment["ATTESTREAM_BUS_URLS"] = session.url
+    if session.credentials is not None:
+        environment["ATTESTREAM_BUS_CREDENTIALS"] = str(session.credentials.absolute())
+    if session.ca is not None:
+        environment["ATTESTREAM_BUS_CA_FILE"] = str(session.ca.absolute())
     config.load(path, environment)
     _become(service_argv(service, str(path)), environment)
 
