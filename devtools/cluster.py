@@ -192,6 +192,7 @@ class Cluster:
         config = self.directory / f"{name}.toml"
         sections = {section: dict(values) for section, values in self._sections.items()}
         sections.setdefault("bus", {}).setdefault("urls", [self._bus_url])
+        sections.setdefault("trust", {"unsigned": True})
         sections[kind] = {**sections.get(kind, {}), **settings}
         config.write_text(toml(sections), encoding="utf-8")
         service = Service(kind, name, config, self.directory / f"{name}.log")

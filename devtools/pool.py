@@ -21,6 +21,7 @@ import msgspec
 from attestream.bus import objects
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.stored import get_batch, last_messages
+from attestream.bus.trust import Trust
 from attestream.clock import unix_ms
 from attestream.config import VerifierConfig
 from attestream.database import migrate, open_engine
@@ -75,10 +76,18 @@ async def eventually(condition: Callable[[], Any | Awaitable[Any]], timeout_s: f
 class Pool:
     """Workers that can be started, stopped in order, or cut off as if killed."""
 
-    def __init__(self, url: str, directory: Path, settings: VerifierConfig, database: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        directory: Path,
+        settings: VerifierConfig,
+        database: str = "",
+        trust: Callable[[], Trust] = Trust.unsigned,
+    ) -> None:
         self._bus_url = url
         self._settings = settings
         self._secret = secrets.token_bytes(32)
+        self._trust = trust
         self._workers: dict[str, tuple[Worker, Bus, asyncio.Task[None]]] = {}
         self.engine = open_engine(database or f"sqlite:///{directory}/verifier.db")
         self.store = Store(self.engine)
@@ -92,6 +101,7 @@ class Pool:
         """Start a worker that reads the time from ``clock``."""
         await migrate(self.engine, "services.verifier.migrations")
         bus = await connect(BusSettings(urls=[self._bus_url], name=name, reconnect_spread_s=0.1))
+        await self._trust().start(bus)
         worker = Worker(bus, self.store, msgspec.structs.replace(self._settings, worker_id=name), self._secret, clock)
         await Queries(bus, self.store, worker).serve()
         self._workers[name] = (worker, bus, asyncio.create_task(worker.run()))
@@ -136,6 +146,7 @@ class Tenant:
             command,
             message_id=command.command_id,
             headers={subjects.HEADER_REPLY_TO: inbox},
+            sign=True,
         )
         reply = await subscription.next_msg(timeout=timeout_s)
         await subscription.unsubscribe()

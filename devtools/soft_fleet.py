@@ -50,7 +50,7 @@ class SoftFleet:
 
     async def serve_identities(self) -> None:
         """Answer the verifier's question for keys, as a registrar would after enrolment."""
-        await self._bus.serve(subjects.QUERY_REGISTRAR_AGENT, "registrar", AgentQuery, self._identity)
+        await self._bus.serve(subjects.QUERY_REGISTRAR_AGENT, "registrar", AgentQuery, self._identity, signed=True)
         await self._bus.nc.flush()
 
     async def hello(self, agent_id: str) -> None:

@@ -269,8 +269,8 @@ class Trust:
             self._reject("roster")
             if first:
                 raise ConfigError(
-                    f"the roster on the bus is not ours: {error.message}",
-                    remedy="This bus belongs to another installation, or `root_keys` names another's key.",
+                    f"the bus belongs to another installation, or is in its hands: {error.message}",
+                    remedy="Check the address of the bus and whose root key `root_keys` names.",
                 ) from error
             raise
 

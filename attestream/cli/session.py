@@ -14,8 +14,9 @@ import click
 from attestream.errors import ConfigError
 
 if TYPE_CHECKING:
+    from attestream.bus.trust import Trust
     from attestream.client.connection import Client
-    from attestream.config import BusConfig
+    from attestream.config import BusConfig, Config
     from attestream.installation.places import Installation
     from attestream.signing import TrustedKeys
 
@@ -25,6 +26,8 @@ CA_VARIABLE: Final = "ATTESTREAM_CA"
 CONNECT_S: Final = 2.0
 """Seconds after which the bus counts as unreachable, unless ``--timeout`` is shorter."""
 DATA_DIR_VARIABLE: Final = "ATTESTREAM_DATA_DIR"
+SIGNING_KEY_VARIABLE: Final = "ATTESTREAM_SIGNING_KEY"
+"""Environment variable with the PEM file of the private key that signs one's commands."""
 
 T = TypeVar("T")
 
@@ -60,7 +63,7 @@ class Session(NamedTuple):
         """
         import msgspec
 
-        found = self._found()
+        found = self._found().bus
         changes: dict[str, Any] = {}
         if url := self.url or self.environment.get(URL_VARIABLE, ""):
             changes["urls"] = [part.strip() for part in url.split(",")]
@@ -81,21 +84,26 @@ class Session(NamedTuple):
         """
         return self.bus().urls
 
-    def _found(self) -> BusConfig:
-        """Return what a configuration or a data directory says of the bus."""
+    def _found(self) -> Config:
+        """Return what a configuration or a data directory says."""
+        import msgspec
+
         from attestream import config
         from attestream.installation.places import Installation
 
         named = self.config or config.path_from(self.environment)
         if named is not None:
-            return config.load(named, self.environment).bus
+            return config.load(named, self.environment)
         elsewhere = self.url or self.environment.get(URL_VARIABLE, "")
         if elsewhere and self.data_dir is None and DATA_DIR_VARIABLE not in self.environment:
             # Another bus than that of the default data directory asks for other credentials.
-            return config.load(None, self.environment).bus
+            return config.load(None, self.environment)
         place = Installation(self.directory())
-        loaded = config.load(place.config_file if place.exists else None, self.environment).bus
-        return _installed(place, loaded)
+        loaded = config.load(place.config_file if place.exists else None, self.environment)
+        changes: dict[str, Any] = {"bus": _installed(place, loaded.bus)}
+        if _runs_insecurely(place):
+            changes["trust"] = config.TrustConfig(unsigned=True)
+        return msgspec.structs.replace(loaded, **changes)
 
     @asynccontextmanager
     async def client(self, keys: TrustedKeys | None = None) -> AsyncIterator[Client]:
@@ -113,6 +121,7 @@ class Session(NamedTuple):
                 raise ConfigError(f"{url!r} is not the URL of a bus", remedy="Write for example nats://127.0.0.1:4222.")
         async with connect(
             bus.urls,
+            trust=self.trust(),
             keys=keys,
             name="attestream-cli",
             timeout_s=min(self.timeout_s, CONNECT_S),
@@ -122,6 +131,23 @@ class Session(NamedTuple):
             client_key=bus.client_key,
         ) as client:
             yield client
+
+    def trust(self) -> Trust:
+        """Return whom to believe, and with which key to sign: as the configuration in use says.
+
+        :raises ConfigError: when that says neither, or can not be used.
+        """
+        from attestream.bus.trust import configured
+
+        return configured(self._found().trust, self.signing_key(), signs=False)
+
+    def signing_key(self) -> Path | None:
+        """Return one's own private key: that in ``ATTESTREAM_SIGNING_KEY``, or the one beside the credentials in use."""
+        if named := self.environment.get(SIGNING_KEY_VARIABLE):
+            return Path(named)
+        credentials = self.bus().credentials
+        beside = credentials.parent / "signing.pem" if credentials is not None else None
+        return beside if beside is not None and beside.exists() else None
 
 
 def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
@@ -148,6 +174,14 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
     if loaded.ca_file is None and place.ca_file.exists() and any(url.startswith(("tls://", "wss://")) for url in urls):
         changes["ca_file"] = place.ca_file
     return msgspec.structs.replace(loaded, **changes)
+
+
+def _runs_insecurely(place: Installation) -> bool:
+    """Return whether its `attestream up` runs a bus that asks nobody who is there; nothing is signed on that."""
+    try:
+        return IDENTIFIED not in place.url_file.read_text(encoding="ascii").split()
+    except OSError:
+        return False
 
 
 pass_session = click.make_pass_decorator(Session)

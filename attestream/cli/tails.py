@@ -104,7 +104,7 @@ def revocations() -> None:
     "--keys",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=("Directory of the public keys (*.pem) whose revocations are believed; default: DATA_DIR/trusted."),
+    help=("Directory of the public keys (*.pem) whose revocations are believed; default: the roster's notifiers."),
 )
 @_durable
 @_count
@@ -138,10 +138,13 @@ def tail_revocations(
     complete(follow())
 
 
-def _trusted(session: Session, keys: Path | None) -> TrustedKeys:
+def _trusted(session: Session, keys: Path | None) -> TrustedKeys | None:
+    """Return the keys that are believed instead of those of the roster, where there are any."""
     from attestream.installation.places import Installation
     from attestream.signing import TrustedKeys
 
+    if keys is None and session.trust().checked:
+        return None
     directory = keys if keys is not None else Installation(session.directory()).trusted_keys
     if keys is None and not directory.is_dir():
         raise ConfigError(

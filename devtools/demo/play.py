@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from attestream.bus.topology import ensure_topology
-from attestream.client import connect
+from attestream.client import connect, unverified
 from attestream.errors import AttestreamError
 from attestream.signing import TrustedKeys
 from devtools.demo import incident, opening, outage
@@ -88,7 +88,7 @@ async def play(stage: Stage, narrator: Narrator, *, intruder: str, known: str, d
         narrator.remark(f"Everything happens in {stage.directory}; keys and three software TPMs are made.")
         stage.start_services()
         keys = TrustedKeys.from_directory(stage.place.trusted_keys)
-        async with connect(stage.server.url, keys=keys, name="demo") as client:
+        async with connect(stage.server.url, keys=keys, trust=unverified(), name="demo") as client:
             await ensure_topology(client.bus)
             async with listening(client) as subscriber:
                 scene = Scene(stage, client, subscriber, narrator, intruder=intruder, known=known, deadline_s=deadline_s)

@@ -1,14 +1,13 @@
-"""Cut off machines that are revoked: python docs/examples/cut_off.py DIRECTORY_OF_PUBLIC_KEYS [URL]"""
+"""Cut off machines that are revoked: python docs/examples/cut_off.py ROOT_KEY [URL]"""
 
 import asyncio
 import sys
 
-from attestream.client import connect
-from attestream.signing import TrustedKeys
+from attestream.client import connect, trusted
 
 
-async def main(directory: str, url: str = "nats://127.0.0.1:4222") -> None:
-    async with connect(url, keys=TrustedKeys.from_directory(directory)) as client:
+async def main(root_key: str, url: str = "nats://127.0.0.1:4222") -> None:
+    async with connect(url, trust=trusted(root_key)) as client:
         async for revoked in client.revocations(durable="cut-off"):
             culprits = ", ".join(finding.culprit or finding.code for finding in revoked.revocation.findings)
             print(f"{revoked.agent_id} is revoked: {culprits}", flush=True)

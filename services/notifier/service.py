@@ -11,6 +11,7 @@ from pathlib import Path
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
 from attestream.bus.topology import prepare
+from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config, LimitsConfig, NotifierConfig
 from attestream.errors import ConfigError
@@ -31,9 +32,11 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
     signer = Signer.load(config.notifier.signing_key_file)
+    trust = configured(config.trust, config.notifier.signing_key_file)
     bus = await connect(config.bus.settings("notifier"))
     try:
         await prepare(bus, sizes=config.limits.sizes())
+        await trust.start(bus)
         async with notifying(bus, config.notifier, signer), watching(bus, config.limits):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
             await until_stopped(bus, stopped)

@@ -13,6 +13,7 @@ import msgspec
 from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
 from attestream.bus.topology import prepare
+from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config, LimitsConfig, RegistrarConfig
 from attestream.database import migrate, open_engine
@@ -48,9 +49,11 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises StorageError: when the database does not answer at the start.
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
+    trust = configured(config.trust, config.registrar.signing_key_file)
     bus = await connect(config.bus.settings("registrar"))
     try:
         await prepare(bus, sizes=config.limits.sizes())
+        await trust.start(bus)
         async with serving(bus, config.registrar, limits=config.limits):
             _log.info("ready; EK policy: %s", config.registrar.accept_ek)
             await until_stopped(bus, stopped)

@@ -11,6 +11,7 @@ from typing import Any
 
 from attestream.bus.connection import connect
 from attestream.bus.topology import prepare
+from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config
 from attestream.database import migrate, open_engine
@@ -56,6 +57,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
     secret = read_secret(config.verifier.cluster_secret_file)
+    trust = configured(config.trust, config.verifier.signing_key_file)
     engine = open_engine(
         config.verifier.database_url,
         password_file=config.verifier.database_password_file,
@@ -67,6 +69,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
         bus = await connect(config.bus.settings("verifier"))
         try:
             await prepare(bus, sizes=config.limits.sizes())
+            await trust.start(bus)
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)
             await Queries(bus, store, worker).serve()

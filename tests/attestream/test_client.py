@@ -17,6 +17,7 @@ from attestream.client import (
     Rejected,
     connect,
     new_command_id,
+    unverified,
 )
 from attestream.client import policies as policy_names
 from attestream.client.standing import standing, view
@@ -53,7 +54,7 @@ def signer(tmp_path: Path) -> Signer:
 @pytest.fixture
 async def client(bus: Bus, nats_server: NatsServer, signer: Signer) -> AsyncIterator[Client]:
     keys = TrustedKeys.from_pems([signer.public_pem])
-    async with connect(nats_server.url, keys=keys) as connected:
+    async with connect(nats_server.url, keys=keys, trust=unverified()) as connected:
         yield connected
 
 
@@ -123,7 +124,8 @@ class TestRevocations:
         await got[0].ack()
         await got[1].retry(0)
         await first.stop()
-        async with connect(nats_server.url, keys=TrustedKeys.from_pems([signer.public_pem])) as other:
+        keys = TrustedKeys.from_pems([signer.public_pem])
+        async with connect(nats_server.url, keys=keys, trust=unverified()) as other:
             again = other.revocations("siem")
             assert {(await anext(again)).id, (await anext(again)).id} == {"a:1", "a:2"}
 
@@ -173,7 +175,7 @@ class TestRevocations:
         assert not await last_messages(bus, topology.DEAD.name, [subjects.DEAD])
 
     async def test_without_trusted_keys_there_is_no_subscription(self, bus: Bus, nats_server: NatsServer) -> None:
-        async with connect(nats_server.url) as keyless:
+        async with connect(nats_server.url, trust=unverified()) as keyless:
             with pytest.raises(ConfigError):
                 keyless.revocations()
 
@@ -414,5 +416,5 @@ def test_a_policy_command_travels_under_the_policys_name() -> None:
 
 async def test_a_bus_that_does_not_answer_is_one_clear_error() -> None:
     with pytest.raises(BusError, match="can not be reached"):
-        async with connect("nats://127.0.0.1:9", timeout_s=1):
+        async with connect("nats://127.0.0.1:9", trust=unverified(), timeout_s=1):
             pass

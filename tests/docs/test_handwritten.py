@@ -14,9 +14,10 @@ from attestream.appraisal.policy import BANKS, FORMAT, RECOVERIES, compile_polic
 from attestream.appraisal.runtime_policy import Proofs
 from attestream.bus import jetstream
 from attestream.cli.main import COMMANDS
+from attestream.clock import unix_ms
 from attestream.ima.log import read_ascii
-from attestream.signing import Signer
 from devtools.ima_log import record
+from devtools.roster_keys import RosterKeys
 from schemas import subjects
 from schemas.events import Finding, Revocation, Standing
 
@@ -93,14 +94,12 @@ def test_example_is_short_and_shown_as_it_is():
 
 
 async def test_example_prints_a_revocation_once_it_is_acknowledged(bus, nats_server, tmp_path):
-    signer = Signer.generate(tmp_path / "key.pem")
-    trusted = tmp_path / "trusted"
-    trusted.mkdir()
-    (trusted / "notifier.pem").write_text(signer.public_pem, encoding="ascii")
+    keys = RosterKeys(tmp_path / "keys")
+    await keys.publish(bus)
     for agent_id in ("web-1", "web-2"):
-        await revoke(bus, signer, agent_id)
+        await revoke(bus, keys.signers["notifier"], agent_id)
         # A second start prints only what the first has not acknowledged.
-        assert await run_example(bus, trusted, nats_server.url) == f"{agent_id} is revoked: /usr/bin/evil\n"
+        assert await run_example(bus, keys.root_file, nats_server.url) == f"{agent_id} is revoked: /usr/bin/evil\n"
 
 
 async def revoke(bus, signer, agent_id):
@@ -111,7 +110,7 @@ async def revoke(bus, signer, agent_id):
         id=agent_id,
         agent_id=agent_id,
         at=1,
-        signed_at=2,
+        signed_at=unix_ms(),
         standing=Standing.FAILED,
         enrolment=1,
         policy="p@1",
@@ -120,11 +119,11 @@ async def revoke(bus, signer, agent_id):
     await bus.publish_durable(subjects.revocation(agent_id), signer.sign(revocation), message_id=agent_id)
 
 
-async def run_example(bus, trusted, url):
+async def run_example(bus, root_key, url):
     """Return the first line that the program prints; end it when it has acknowledged everything."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(EXAMPLE), str(trusted), url, stdout=asyncio.subprocess.PIPE, env=environment
+        sys.executable, str(EXAMPLE), str(root_key), url, stdout=asyncio.subprocess.PIPE, env=environment
     )
     try:
         async with asyncio.timeout(30):

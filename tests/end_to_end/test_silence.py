@@ -1,6 +1,6 @@
 """Silence is never a pass: what becomes of results and of waiting evidence when every verifier is dead."""
 
-from attestream.client import connect
+from attestream.client import connect, unverified
 from attestream.clock import unix_ms
 from devtools.observer import BAD, storm
 from devtools.pool import eventually
@@ -30,7 +30,7 @@ async def test_results_lapse_and_the_broker_itself_tells_a_durable_subscriber(
     fleet = await make_fleet(3)
     await attest(fleet, interval_ms=500)
     one.kill()
-    async with connect(nats_server.url) as client:
+    async with connect(nats_server.url, trust=unverified()) as client:
         lapsed = set()
         async for result in client.results(durable="siem"):
             if result.result is None:

@@ -44,7 +44,7 @@ async def process(bus, nats_server, signer, tmp_path, make_receiver):
     receiver = make_receiver()
     config = tmp_path / "attestream.toml"
     config.write_text(
-        f'[bus]\nurls = ["{nats_server.url}"]\nreconnect_spread_s = 0.1\n'
+        f'[bus]\nurls = ["{nats_server.url}"]\nreconnect_spread_s = 0.1\n[trust]\nunsigned = true\n'
         f'[notifier]\nsigning_key_file = "revocation.pem"\nretry_base_s = 0.05\n'
         f'[[notifier.webhooks]]\nname = "siem"\nurl = "{receiver.url}"\ntimeout_s = 0.5\n'
     )

@@ -58,7 +58,7 @@ class Process:
 async def process(bus, nats_server, database_url, tmp_path):
     config = tmp_path / "attestream.toml"
     config.write_text(
-        f'[bus]\nurls = ["{nats_server.url}"]\nreconnect_spread_s = 0.1\n'
+        f'[bus]\nurls = ["{nats_server.url}"]\nreconnect_spread_s = 0.1\n[trust]\nunsigned = true\n'
         f'[registrar]\ndatabase_url = "{database_url}"\naccept_ek = "any"\n'
     )
     process = Process(bus, config)
