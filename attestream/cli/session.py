@@ -178,6 +178,8 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
 
 def _runs_insecurely(place: Installation) -> bool:
     """Return whether its `attestream up` runs a bus that asks nobody who is there; nothing is signed on that."""
+    from attestream.installation.places import IDENTIFIED
+
     try:
         return IDENTIFIED not in place.url_file.read_text(encoding="ascii").split()
     except OSError:
