@@ -183,7 +183,7 @@ def read(token: str) -> Token:
     try:
         header = msgspec.json.decode(_unb64(parts[0]), type=_Header)
         claims = msgspec.json.decode(_unb64(parts[1]), type=_Claims)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"not a token of the bus: {error}") from error
     if (header.typ, header.alg) != ("JWT", "ed25519-nkey"):
         raise MalformedError(f"not a token of the bus: {header.typ[:20]!r} by {header.alg[:20]!r}")
