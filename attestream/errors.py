@@ -80,6 +80,13 @@ class UnknownPolicyError(RefusedError):
     remedy = "Push it first: `attestream policy push NAME FILE`."
 
 
+class UnapprovedPolicyError(RefusedError):
+    """A version of a policy that nobody but its author has approved, or that was rejected."""
+
+    code = "policy-unapproved"
+    remedy = "Have another person approve it: `attestream policy approve NAME@VERSION`."
+
+
 class PolicyError(RefusedError):
     """A policy document that is not valid."""
 

@@ -114,9 +114,23 @@ COMMANDS: Final[tuple[Message, ...]] = (
     commands.StartAgent(command_id="c4", agent_id=_AGENT, actor="alice"),
     commands.DeleteAgent(command_id="c5", agent_id=_AGENT, actor="alice"),
     commands.PublishPolicy(command_id="c6", name="web", digest="0" * 64, actor="alice"),
+    commands.ApprovePolicy(command_id="c7", name="web", version=3, digest="0" * 64, actor="bob"),
+    commands.RejectPolicy(command_id="c8", name="web", version=3, digest="0" * 64, reason="too wide", actor="bob"),
     commands.Outcome(command_id="c1", ok=False, code="policy-unknown", message="no web@3", remedy="push it", detail="d"),
     commands.PolicyRecord(
-        name="web", version=3, digest="0" * 64, at=_AT, actor="alice", entries=100_000, command_id="c-1", command_at=_AT - 9
+        name="web",
+        version=3,
+        digest="0" * 64,
+        at=_AT,
+        actor="alice",
+        entries=100_000,
+        command_id="c-1",
+        command_at=_AT - 9,
+        actor_key="0123456789abcdef",
+        state=commands.PolicyState.REJECTED,
+        decision=commands.PolicyDecision(
+            actor="bob", actor_key="fedcba9876543210", at=_AT + 9, command_id="c8", reason="too wide"
+        ),
     ),
     _STATUS,
     commands.AgentStatusPage(agents=[_STATUS], more=True),

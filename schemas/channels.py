@@ -155,6 +155,8 @@ CHANNELS: Final = (
             commands.StartAgent,
             commands.DeleteAgent,
             commands.PublishPolicy,
+            commands.ApprovePolicy,
+            commands.RejectPolicy,
         ),
         "tenant",
         "verifier",

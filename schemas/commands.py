@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from schemas.base import Message, Part
 from schemas.events import Finding, Standing
 
@@ -69,7 +71,40 @@ class PublishPolicy(Message, kw_only=True, frozen=True, tag="policy-publish"):
     actor: str = ""
 
 
-Command = AddAgent | UpdateAgent | StopAgent | StartAgent | DeleteAgent | PublishPolicy
+class ApprovePolicy(Message, kw_only=True, frozen=True, tag="policy-approve"):
+    """Makes a proposed version usable. Its author can not give it."""
+
+    command_id: str
+    name: str
+    version: int
+    """The one that is meant."""
+    digest: str
+    """SHA-256 in hex of the document that was looked at: no other one is approved by it."""
+    actor: str = ""
+
+
+class RejectPolicy(Message, kw_only=True, frozen=True, tag="policy-reject"):
+    """Ends a proposed version: it can not be approved any more."""
+
+    command_id: str
+    name: str
+    version: int
+    """The one that is meant."""
+    digest: str
+    """SHA-256 in hex of its document."""
+    reason: str = ""
+    """For the record, at most 200 characters of it."""
+    actor: str = ""
+
+
+PolicyCommand = PublishPolicy | ApprovePolicy | RejectPolicy
+AgentCommand = AddAgent | UpdateAgent | StopAgent | StartAgent | DeleteAgent
+Command = AddAgent | UpdateAgent | StopAgent | StartAgent | DeleteAgent | PublishPolicy | ApprovePolicy | RejectPolicy
+
+
+def about(command: Command) -> str:
+    """Return the id of the agent or the name of the policy that ``command`` is about: its subject is made of it."""
+    return command.name if isinstance(command, PolicyCommand) else command.agent_id
 
 
 class Outcome(Message, kw_only=True, frozen=True, tag="outcome"):
@@ -82,7 +117,33 @@ class Outcome(Message, kw_only=True, frozen=True, tag="outcome"):
     message: str = ""
     remedy: str = ""
     detail: str = ""
-    """For a published policy its ``name@version``."""
+    """For a policy its ``name@version``, and after a space ``proposed`` where it can not be used yet."""
+
+
+class PolicyState(enum.StrEnum):
+    """What may be done with a version of a policy."""
+
+    PROPOSED = "proposed"
+    """Nothing, until another person has approved it."""
+    APPROVED = "approved"
+    """Agents may be attested by it."""
+    REJECTED = "rejected"
+    """Nothing, for ever."""
+
+
+class PolicyDecision(Part, kw_only=True, frozen=True):
+    """Who has approved or rejected a proposed version."""
+
+    actor: str
+    """Name in the roster."""
+    actor_key: str
+    """Id of the key that has signed the command."""
+    at: int
+    """When that was done: Unix time in milliseconds."""
+    command_id: str
+    """The command that did it."""
+    reason: str = ""
+    """Of a rejection."""
 
 
 class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
@@ -100,6 +161,12 @@ class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
     """The command that made it: offered again, it makes no other."""
     command_at: int = 0
     """Unix time in milliseconds at which the author signed that command; 0: nothing is signed here."""
+    actor_key: str = ""
+    """Id of the author's key."""
+    state: PolicyState = PolicyState.APPROVED
+    """Whether it can be used."""
+    decision: PolicyDecision | None = None
+    """None where the installation asks for no second person, and until there is one."""
 
 
 class AgentStatus(Message, kw_only=True, frozen=True, tag="agent-status"):

@@ -61,6 +61,12 @@ class EventKind(enum.StrEnum):
     """Evidence that could not be tied to a live challenge was thrown away; the standing is unchanged."""
     POLICY_PUBLISHED = "policy-published"
     """A policy has a new version. The subject's last token is the policy's name."""
+    POLICY_PROPOSED = "policy-proposed"
+    """A policy has a new version that can not be used before another person has approved it. Subject as above."""
+    POLICY_APPROVED = "policy-approved"
+    """A second person has approved it. Subject as above."""
+    POLICY_REJECTED = "policy-rejected"
+    """It was rejected, or taken back by its author. Subject as above."""
     CAPACITY = "capacity"
     """A stream, the account's storage or a disk is nearly full. The subject's last token is the place."""
     FORBIDDEN = "forbidden"
@@ -73,6 +79,8 @@ class EventKind(enum.StrEnum):
     """A service's key was put into the roster. The subject's last token is the key's id."""
     KEY_REVOKED = "key-revoked"
     """A service's key was revoked. The subject's last token is the key's id."""
+    ROSTER_APPROVALS = "roster-approvals"
+    """It was changed how many people a policy needs (``detail``). The subject's last token is the installation's id."""
 
 
 class Finding(Part, kw_only=True, frozen=True):
@@ -98,7 +106,7 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     kind: EventKind
     """What has happened; also a token of the subject."""
     agent_id: str
-    """Or the policy's name for ``policy-published``."""
+    """Or what else the kind says: a policy's name, a key's id, the installation's id."""
     at: int
     """Unix time in milliseconds."""
     event_number: int = 0

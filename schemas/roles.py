@@ -77,7 +77,7 @@ def inbox(role: Role, name: str = NAME) -> str:
 
 
 REGISTRAR_EVENTS: Final = tuple(
-    kind for kind in EventKind if kind.startswith(("enrolled", "re-enrolled", "identity-", "operator-", "key-"))
+    kind for kind in EventKind if kind.startswith(("enrolled", "re-enrolled", "identity-", "operator-", "key-", "roster-"))
 )
 """Kinds of events that the registrar puts on the record; all others are the verifiers' or the notifier's."""
 

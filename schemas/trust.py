@@ -40,6 +40,8 @@ class Roster(Message, kw_only=True, frozen=True, tag="roster"):
     """Raised with each change; an older one is not accepted after a newer one."""
     issued_at: int
     keys: list[RosterKey]
+    policy_approvals: int = 1
+    """People that a new version of a policy needs, its author among them: 1 or 2."""
 
 
 def covered_bytes(subject: str, signed_at: int, payload: bytes) -> bytes:

@@ -17,7 +17,7 @@ from attestream.cli.durations import milliseconds
 from attestream.cli.session import Session, complete
 from attestream.errors import AttestreamError
 from schemas import subjects
-from schemas.commands import Attestation, Command, PublishPolicy
+from schemas.commands import Attestation, Command, about
 
 if TYPE_CHECKING:
     from attestream.client.connection import Client
@@ -126,7 +126,7 @@ async def _sender(
     client: Client, queue: Iterator[Command], timeout_s: float, report: Report, advance: Callable[[], None]
 ) -> None:
     for command in queue:
-        name = command.name if isinstance(command, PublishPolicy) else command.agent_id
+        name = about(command)
         try:
             await client.command(command, timeout_s=timeout_s)
         except AttestreamError as error:

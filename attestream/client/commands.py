@@ -21,7 +21,7 @@ from attestream.clock import unix_ms
 from attestream.errors import MalformedError, RefusedError, TimedOutError
 from schemas import subjects
 from schemas.base import SchemaError, decode
-from schemas.commands import Command, Outcome, PublishPolicy
+from schemas.commands import Command, Outcome, about
 from schemas.roles import Role
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def subject_of(command: Command) -> str:
 
     :raises MalformedError: when its agent or policy has an impossible name.
     """
-    name = command.name if isinstance(command, PublishPolicy) else command.agent_id
     try:
-        return subjects.command(name)
+        return subjects.command(about(command))
     except SchemaError as error:
         raise MalformedError(str(error)) from error
 

@@ -198,13 +198,39 @@ class Client:
     async def push_policy(self, name: str, document: bytes, *, timeout_s: float = 10.0) -> str:
         """Publish ``document`` as the next version of policy ``name`` and return ``name@version``.
 
+        Where the installation asks for two people it is only proposed: another has to approve it.
+
         :raises PolicyError: when the document is not valid; nothing has been sent then.
         :raises CommandRefusedError: when a verifier refused it.
         :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
         :raises MalformedError: when ``name`` can not be a policy's name.
         :raises BusError: when the bus does not take it.
         """
-        return _granted(await policies.push(self.bus, self._commander, name, document, timeout_s=timeout_s)).detail
+        outcome = _granted(await policies.push(self.bus, self._commander, name, document, timeout_s=timeout_s))
+        return outcome.detail.partition(" ")[0]
+
+    async def approve_policy(self, reference: str, *, digest: str = "", timeout_s: float = 10.0) -> str:
+        """Approve the proposed version ``name@version`` of somebody else, and return it. ``digest`` is the SHA-256 in hex of
+        the document that was looked at; without it, of the one that the bus has now.
+
+        :raises UnknownPolicyError: when there is none.
+        :raises MalformedError: when ``reference`` has no version.
+        :raises CommandRefusedError: when a verifier refused it: to its author, or when it is decided already.
+        :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
+        :raises BusError: when the bus does not take it.
+        """
+        return await self._decide(reference, approve=True, digest=digest, timeout_s=timeout_s)
+
+    async def reject_policy(self, reference: str, *, digest: str = "", reason: str = "", timeout_s: float = 10.0) -> str:
+        """Reject the proposed version ``name@version``, and return it; its author may take it back so. Arguments and errors
+        are those of :meth:`approve_policy`; ``reason`` goes on the record."""
+        return await self._decide(reference, approve=False, digest=digest, reason=reason, timeout_s=timeout_s)
+
+    async def _decide(self, reference: str, *, approve: bool, digest: str, timeout_s: float, reason: str = "") -> str:
+        outcome = await policies.decide(
+            self.bus, self._commander, reference, approve=approve, digest=digest, reason=reason, timeout_s=timeout_s
+        )
+        return _granted(outcome).detail
 
     async def policies(self) -> list[PolicyRecord]:
         """Return every version of every policy, by name and version.

@@ -8,7 +8,7 @@ from attestream.client.commands import Commander, actor, new_command_id
 from attestream.errors import MalformedError, UnknownPolicyError
 from schemas import subjects
 from schemas.base import SchemaError, decode
-from schemas.commands import Outcome, PolicyRecord, PublishPolicy
+from schemas.commands import ApprovePolicy, Outcome, PolicyRecord, PolicyState, PublishPolicy, RejectPolicy
 from schemas.topology import CLUSTER, POLICIES, policy_key, policy_keys
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ async def records(bus: Bus, name: str = "") -> list[PolicyRecord]:
 
 
 async def find(bus: Bus, reference: str) -> tuple[PolicyRecord, bytes]:
-    """Return the record and the document of ``name@version``, or of the newest version of ``name``.
+    """Return the record and the document of ``name@version``; of ``name`` the newest approved version, or the last of all
+    where none is.
 
     :raises UnknownPolicyError: when there is none.
     :raises MalformedError: when ``reference`` can not be one, or what is stored can not be read.
@@ -77,7 +78,8 @@ async def find(bus: Bus, reference: str) -> tuple[PolicyRecord, bytes]:
 
     name, version = split(reference)
     versions = {record.version: record for record in await records(bus, name)}
-    record = versions.get(version if version is not None else max(versions, default=0))
+    usable = [number for number, record in versions.items() if record.state is PolicyState.APPROVED]
+    record = versions.get(version if version is not None else max(usable or versions, default=0))
     if record is None:
         raise UnknownPolicyError(f"there is no policy {reference}", remedy="See `attestream policy list`.")
     document = await objects.get(bus, POLICIES, record.digest)
@@ -103,4 +105,29 @@ async def push(bus: Bus, commander: Commander, name: str, document: bytes, *, ti
     compile_policy(document, {layer: (await find(bus, layer))[1] for layer in layer_names(document)})
     digest = await objects.put(bus, POLICIES, document)
     command = PublishPolicy(command_id=new_command_id(), name=name, digest=digest, actor=actor())
+    return await commander.send(command, timeout_s=timeout_s)
+
+
+async def decide(
+    bus: Bus, commander: Commander, reference: str, *, approve: bool, digest: str, reason: str, timeout_s: float
+) -> Outcome:
+    """Approve or reject the proposed version ``name@version``, whose document has ``digest`` (hex; empty: whichever it has).
+
+    :raises UnknownPolicyError: when there is none.
+    :raises MalformedError: when ``reference`` can not be one, or has no version.
+    :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
+    :raises BusError: when the bus does not answer.
+    """
+    name, version = split(reference)
+    if version is None:
+        raise MalformedError(f"{reference} has no version", remedy=f"Write for example `{name}@1`.")
+    if not digest:
+        digest = (await find(bus, reference))[0].digest
+    command: ApprovePolicy | RejectPolicy = ApprovePolicy(
+        command_id=new_command_id(), name=name, version=version, digest=digest, actor=actor()
+    )
+    if not approve:
+        command = RejectPolicy(
+            command_id=command.command_id, name=name, version=version, digest=digest, reason=reason, actor=command.actor
+        )
     return await commander.send(command, timeout_s=timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from schemas import subjects, topology
-from schemas.commands import Command, PublishPolicy
+from schemas.commands import Command, PolicyCommand
 from schemas.roles import NOTIFIER_EVENTS, REGISTRAR_EVENTS, TENANTS, Role
 
 _REGISTRAR: Final = frozenset({Role.REGISTRAR})
@@ -40,4 +40,4 @@ def makers(subject: str) -> frozenset[Role]:
 
 def commanders(command: Command) -> frozenset[Role]:
     """Return the roles that may give ``command``."""
-    return _POLICY_COMMANDS if isinstance(command, PublishPolicy) else _AGENT_COMMANDS
+    return _POLICY_COMMANDS if isinstance(command, PolicyCommand) else _AGENT_COMMANDS

@@ -137,7 +137,7 @@ def _settings(stream: Stream) -> str:
 
 def _enumerations() -> list[str]:
     blocks = []
-    for (_, members, doc), title in zip(enumerations(), ("Standings", "Event kinds"), strict=True):
+    for (_, members, doc), title in zip(enumerations(), ("Standings", "Event kinds", "Policy states"), strict=True):
         rows = ((code((member.default or "").strip("'")), member.doc) for member in members)
         blocks += [f"## {title}", doc, table((title[:-1], "Meaning"), rows)]
     return blocks

@@ -99,12 +99,12 @@ def messages() -> list[Shape]:
 
 def enumerations() -> list[tuple[type[enum.StrEnum], tuple[Member, ...], str]]:
     """Return each enumeration with its members and its meaning."""
-    source = read(events)
-    return [
-        (kind, tuple(member._replace(doc=markdown(member.doc)) for member in source.classes[kind.__name__].members), doc)
-        for kind in (events.Standing, events.EventKind)
-        for doc in [markdown(source.classes[kind.__name__].doc)]
-    ]
+    found: list[tuple[type[enum.StrEnum], tuple[Member, ...], str]] = []
+    for module, kind in ((events, events.Standing), (events, events.EventKind), (commands, commands.PolicyState)):
+        described = read(module).classes[kind.__name__]
+        members = tuple(member._replace(doc=markdown(member.doc)) for member in described.members)
+        found.append((kind, members, markdown(described.doc)))
+    return found
 
 
 def bounds() -> list[Member]:

@@ -22,14 +22,19 @@ from attestream.trust.keyring import Author, check_role
 from schemas import subjects
 from schemas.commands import (
     AddAgent,
+    ApprovePolicy,
     Attestation,
     Command,
     DeleteAgent,
     Outcome,
+    PolicyRecord,
+    PolicyState,
     PublishPolicy,
+    RejectPolicy,
     StartAgent,
     StopAgent,
     UpdateAgent,
+    about,
 )
 from schemas.events import Event, EventKind, Standing
 from services.verifier import identities
@@ -66,6 +71,7 @@ async def execute(partition: Partition, command: Command, author: Author) -> Out
     order = Order(id=command.command_id, at=author.signed_at, actor=actor, key_id=author.key_id)
     try:
         check_role(author, commanders(command))
+        await _check_still(partition, author)
         if author.key_id and partition.now() - author.signed_at > LIFE_MS:
             raise ExpiredError("the command is older than a day", remedy="Give it again if it is still wanted.")
         detail = await _dispatch(partition, command, order)
@@ -77,6 +83,22 @@ async def execute(partition: Partition, command: Command, author: Author) -> Out
     return Outcome(command_id=command.command_id, ok=True, detail=detail)
 
 
+async def _check_still(partition: Partition, author: Author) -> None:
+    """Do nothing while the author's key counts: who has left gives no orders, not even with what was signed before.
+
+    :raises ForbiddenError: when it does not.
+    """
+    if not author.key_id:
+        return
+    trust = partition.bus.trust
+    await trust.refresh()
+    entry, now = trust.keyring.entry(author.key_id), partition.now()
+    if entry is None or entry.revoked_at:
+        raise ForbiddenError(f"{author.name} was revoked before this was executed")
+    if entry.not_after and now > entry.not_after:
+        raise ForbiddenError(f"the time of {author.name}'s key was over before this was executed")
+
+
 def refusal(command: Command, error: RefusedError) -> Outcome:
     """Return the outcome of a command that was refused."""
     return Outcome(command_id=command.command_id, ok=False, code=error.code, message=error.message, remedy=error.hint)
@@ -86,7 +108,7 @@ async def _record_refusal(partition: Partition, command: Command, order: Order, 
     event = Event(
         id=f"forbidden:{order.id}",
         kind=EventKind.FORBIDDEN,
-        agent_id=command.name if isinstance(command, PublishPolicy) else command.agent_id,
+        agent_id=about(command),
         at=partition.now(),
         command_id=order.id,
         command_at=order.at,
@@ -108,7 +130,9 @@ async def _dispatch(partition: Partition, command: Command, order: Order) -> str
         case DeleteAgent():
             return await _delete(partition, command, order)
         case PublishPolicy():
-            return await _publish(partition, command, order)
+            return await _published(partition, await partition.policies.publish(command, order))
+        case ApprovePolicy() | RejectPolicy():
+            return await _decided(partition, await partition.policies.decide(command, order))
 
 
 def _check_order(order: Order, last_id: str, last_at: int) -> None:
@@ -194,26 +218,49 @@ async def _delete(partition: Partition, command: DeleteAgent, order: Order) -> s
     return ""
 
 
-async def _publish(partition: Partition, command: PublishPolicy, order: Order) -> str:
-    record = await partition.policies.publish(command, order)
-    reference = f"{record.name}@{record.version}"
-    event = Event(
-        id=f"policy:{reference}",
-        kind=EventKind.POLICY_PUBLISHED,
-        agent_id=record.name,
-        at=record.at,
-        policy=reference,
-        command_id=record.command_id,
-        command_at=record.command_at,
-        actor=record.actor,
-        actor_key=order.key_id if record.command_id == order.id else "",
-        worker=partition.worker,
-        fence=partition.fence.token,
-    )
+async def _published(partition: Partition, record: PolicyRecord) -> str:
+    # What has become of a proposal since is announced by whoever decided it.
+    proposed = record.state is PolicyState.PROPOSED or record.decision is not None
+    kind = EventKind.POLICY_PROPOSED if proposed else EventKind.POLICY_PUBLISHED
+    order = Order(id=record.command_id, at=record.command_at, actor=record.actor, key_id=record.actor_key)
+    event = _policy_event(partition, record, kind, order, record.at)
     # Whoever made the version may have died before it was announced.
     if not await partition.announced(event):
         await partition.journal.record(event, partition.fence)
-    return reference
+    return f"{event.policy} proposed" if record.state is PolicyState.PROPOSED else event.policy
+
+
+async def _decided(partition: Partition, record: PolicyRecord) -> str:
+    kind = EventKind.POLICY_APPROVED if record.state is PolicyState.APPROVED else EventKind.POLICY_REJECTED
+    decision = record.decision
+    if decision is None:
+        raise MalformedError(f"{record.name}@{record.version} was decided by nobody")
+    order = Order(id=decision.command_id, actor=decision.actor, key_id=decision.actor_key)
+    event = _policy_event(partition, record, kind, order, decision.at, decision.reason)
+    # Told twice rather than not at all: its id is the same.
+    await partition.journal.record(event, partition.fence)
+    return event.policy
+
+
+def _policy_event(
+    partition: Partition, record: PolicyRecord, kind: EventKind, order: Order, at: int, detail: str = ""
+) -> Event:
+    reference = f"{record.name}@{record.version}"
+    prefix = "policy" if kind is EventKind.POLICY_PUBLISHED else kind
+    return Event(
+        id=f"{prefix}:{reference}",
+        kind=kind,
+        agent_id=record.name,
+        at=at,
+        policy=reference,
+        command_id=order.id,
+        command_at=order.at,
+        actor=order.actor,
+        actor_key=order.key_id,
+        detail=detail,
+        worker=partition.worker,
+        fence=partition.fence.token,
+    )
 
 
 def _known(partition: Partition, agent_id: str) -> Attester:

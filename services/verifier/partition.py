@@ -18,7 +18,7 @@ from attestream.errors import AttestreamError, FencedError, MalformedError, Refu
 from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
 from schemas.base import Decoder, SchemaError, encode
-from schemas.commands import Command, Outcome, PublishPolicy
+from schemas.commands import Command, Outcome, about
 from schemas.events import Event, EventKind, Standing
 from services.verifier import commands, identities, record
 from services.verifier.assembly import Assembly, Whole
@@ -268,7 +268,7 @@ class Partition:
     async def _command(self, delivery: Delivery) -> None:
         self.check_owned()
         command = _COMMAND.decode(delivery.data)
-        subject_of = command.name if isinstance(command, PublishPolicy) else command.agent_id
+        subject_of = about(command)
         if delivery.subject.rpartition(".")[2] != subjects.token(subject_of):
             raise MalformedError(f"a command about {subject_of} was published under {delivery.subject}")
         try:

@@ -11,12 +11,20 @@ from attestream.appraisal.layers import layer_names
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
 from attestream.bus import keyvalue, objects
 from attestream.bus.connection import Bus
-from attestream.errors import FencedError, MalformedError, PolicyError, RefusedError, SupersededError, UnknownPolicyError
+from attestream.errors import (
+    FencedError,
+    MalformedError,
+    PolicyError,
+    RefusedError,
+    SupersededError,
+    UnknownPolicyError,
+)
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy
 from schemas import topology
 from schemas.base import Decoder, SchemaError, encode
-from schemas.commands import PolicyRecord, PublishPolicy
+from schemas.commands import ApprovePolicy, PolicyRecord, PolicyState, PublishPolicy, RejectPolicy
 from schemas.subjects import POLICY_NAME
+from services.verifier import approvals
 from services.verifier.journal import Order
 
 log = logging.getLogger(__name__)
@@ -57,20 +65,22 @@ class Policies:
         """``name@version``, which never changes its meaning -> the same and the document's digest."""
 
     async def find(self, reference: str) -> tuple[str, CompiledPolicy]:
-        """Return ``name@version`` and the compiled policy for ``name@version`` or ``name`` (then the newest).
+        """Return ``name@version`` and the compiled policy for ``name@version`` or ``name`` (then the newest approved one).
 
         :raises UnknownPolicyError: when there is none.
+        :raises UnapprovedPolicyError: when it is not approved.
         """
         if (known := self._digests.get(reference)) is not None:
             return known[0], await self.compiled(known[1])
         name, version = split(reference)
         if version is None:
-            record = next(reversed((await self._records(name))[0]), None)
+            record = approvals.newest((await self._records(name))[0])
         else:
             entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
             record = await self._record(entry) if entry else None
         if record is None:
             raise UnknownPolicyError(f"there is no policy {reference}")
+        approvals.check_usable(record)
         if len(self._digests) >= MAX_NAMES:
             self._digests.clear()
         full = f"{record.name}@{record.version}"
@@ -92,7 +102,8 @@ class Policies:
     async def publish(self, command: PublishPolicy, order: Order) -> PolicyRecord:
         """Validate the document and make it the next version.
 
-        The same document twice in a row is one version, and so is the same command twice.
+        The same document twice in a row is one version, and so is the same command twice. Where the roster asks for two
+        people the version is only proposed.
 
         :raises SupersededError: when the newest version was ordered later.
         :raises PolicyError: when the document is not valid or the name is not.
@@ -101,6 +112,7 @@ class Policies:
         if version is not None:
             raise PolicyError("a version can not be chosen", remedy="Give the name only; versions count up by themselves.")
         policy = await self.compiled(command.digest)
+        state = PolicyState.PROPOSED if await approvals.wanted(self._bus) else PolicyState.APPROVED
         records, highest = await self._records(name)
         for record in records:
             if record.command_id == command.command_id:
@@ -108,7 +120,7 @@ class Policies:
         newest = records[-1] if records else None
         if newest is not None and order.at < newest.command_at:
             raise SupersededError(f"{name}@{newest.version} was ordered later")
-        if newest is not None and newest.digest == command.digest:
+        if newest is not None and newest.digest == command.digest and newest.state in (state, PolicyState.APPROVED):
             return newest
         record = PolicyRecord(
             name=name,
@@ -119,6 +131,8 @@ class Policies:
             entries=policy.entries,
             command_id=order.id,
             command_at=order.at,
+            actor_key=order.key_id,
+            state=state,
         )
         key = topology.policy_key(name, record.version)
         try:
@@ -126,6 +140,30 @@ class Policies:
         except FencedError:
             return await self.publish(command, order)
         return record
+
+    async def decide(self, command: ApprovePolicy | RejectPolicy, order: Order) -> PolicyRecord:
+        """Approve or reject a proposed version. The same command twice has the effect of once.
+
+        :raises UnknownPolicyError: when there is no such version.
+        :raises PolicyError: when its document is another one.
+        :raises ForbiddenError: when its author approves it.
+        :raises RefusedError: when it is decided already.
+        """
+        name, version = split(f"{command.name}@{command.version}")
+        key = topology.policy_key(name, version or 0)
+        entry = await keyvalue.get(self._bus, topology.CLUSTER.name, key)
+        if entry is None:
+            raise UnknownPolicyError(f"there is no policy {name}@{version}")
+        record = await self._record(entry)
+        if record.decision is not None and record.decision.command_id == command.command_id:
+            return record
+        decided = approvals.decided(record, command, order, self._clock())
+        try:
+            bucket = topology.CLUSTER.name
+            await keyvalue.put(self._bus, bucket, key, encode(decided), expected=entry.revision, sign=True)
+        except FencedError:
+            return await self.decide(command, order)
+        return decided
 
     async def _records(self, name: str) -> tuple[list[PolicyRecord], int]:
         """Return the versions of ``name`` in order, and the highest number that is taken by whatever it is."""
@@ -168,7 +206,9 @@ class Policies:
         entry = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.policy_key(name, version))
         if entry is None:
             raise PolicyError(f"layer {reference} was not found", remedy="Push the layer first.")
-        return await self._document((await self._record(entry)).digest)
+        record = await self._record(entry)
+        approvals.check_usable(record)
+        return await self._document(record.digest)
 
     async def _document(self, digest: str) -> bytes:
         document = await objects.get(self._bus, topology.POLICIES, digest)
