@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from attestream.embedded.stack import service_argv
+from attestream.installation.places import Installation
 from devtools.demo.programs import Program, stop
 from devtools.ima_emulator import ImaEmulator
 from devtools.swtpm import Swtpm
+from schemas.roles import Role
 
 BOOT_PROGRAMS: Final = ("/usr/lib/systemd/systemd", "/usr/bin/bash", "/usr/sbin/sshd", "/usr/bin/python3")
 """What every machine runs when it boots."""
@@ -21,7 +23,7 @@ _HOOK: Final = ["/bin/sh", "-c", '{ cat; echo; } >>"$0"']
 
 
 class Machine:
-    """A machine called ``name``. Its agent believes the revocations that ``revocation_key`` verifies."""
+    """A machine called ``name``. Its agent is given what every new machine of the installation ``place`` is given."""
 
     def __init__(
         self,
@@ -31,7 +33,7 @@ class Machine:
         environment: Mapping[str, str],
         *,
         ak: str,
-        revocation_key: Path,
+        place: Installation,
     ) -> None:
         self.name = name
         self.ak = ak
@@ -39,7 +41,7 @@ class Machine:
         self.ima_directory = directory / "ima"
         self._hook_file = directory / "revocations.jsonl"
         self._config = directory / "agent.toml"
-        self._revocation_key = revocation_key
+        self._place = place
         self._directory = directory
         self._emulator: ImaEmulator | None = None
         self.agent = Program(
@@ -103,12 +105,14 @@ class Machine:
             "ak": self.ak,
             "ima_log": str(self.ima_directory / "binary_runtime_measurements"),
             "boot_log": "",
-            "revocation_keys": [str(self._revocation_key)],
+            "revocation_keys": [str(self._place.trusted_keys / "revocation.pem")],
+            "enrolment_credentials": str(self._place.credentials(Role.ENROLMENT)),
             "revocation_hook": [*_HOOK, str(self._hook_file)],
         }
         # JSON's strings and lists are TOML's, as long as no character needs a surrogate pair.
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
-        return "\n".join(["# This machine's agent.", "[agent]", *lines, ""])
+        trust = ["[trust]", f"root_keys = {json.dumps([str(self._place.root_public)], ensure_ascii=False)}"]
+        return "\n".join(["# This machine's agent.", *trust, "[agent]", *lines, ""])
 
 
 def content_of(path: str) -> bytes:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from attestream.bus.topology import ensure_topology
-from attestream.client import connect, unverified
+from attestream.client import connect, trusted
 from attestream.errors import AttestreamError
-from attestream.signing import TrustedKeys
+from attestream.installation.people import CREDENTIALS, SIGNING_KEY
 from devtools.demo import incident, opening, outage
 from devtools.demo.narration import Narrator
 from devtools.demo.scene import Scene
-from devtools.demo.stage import Stage
+from devtools.demo.stage import OPERATOR, Stage
 from devtools.demo.subscriber import listening
 from devtools.demo.waiting import NotObservedError
 
@@ -86,10 +85,11 @@ async def play(stage: Stage, narrator: Narrator, *, intruder: str, known: str, d
         with narrator.waiting("three software TPMs to be manufactured"):
             await stage.prepare()
         narrator.remark(f"Everything happens in {stage.directory}; keys and three software TPMs are made.")
-        stage.start_services()
-        keys = TrustedKeys.from_directory(stage.place.trusted_keys)
-        async with connect(stage.server.url, keys=keys, trust=unverified(), name="demo") as client:
-            await ensure_topology(client.bus)
+        await stage.start_services()
+        person = stage.place.operator(OPERATOR)
+        trust = trusted(stage.place.root_public, signing_key=person / SIGNING_KEY)
+        async with connect(stage.server.url, trust=trust, credentials=person / CREDENTIALS, name="demo") as client:
+            client.places = stage.directory / "places"
             async with listening(client) as subscriber:
                 scene = Scene(stage, client, subscriber, narrator, intruder=intruder, known=known, deadline_s=deadline_s)
                 rows = []

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from attestream.embedded.nats import NatsServer
-from attestream.embedded.stack import service_argv
-from attestream.installation.configuration import INSECURE
+from attestream.embedded.stack import bus_environment, bus_server, provision, service_argv
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from devtools.demo.machine import Machine
@@ -21,6 +19,10 @@ MACHINES: Final = {"web": "rsa2048", "db": "p256", "build": "rsa2048"}
 
 WORKERS: Final = ("verifier-1", "verifier-2")
 
+OPERATOR: Final = "admin"
+"""Name of the person who gives the demonstration's commands."""
+
+DEFAULT_PORT: Final = 4222
 INTERVAL_MS: Final = 1_000
 LEASE_MS: Final = 8_000
 """Long enough that another worker takes over before a result lapses: it is renewed at two thirds of this."""
@@ -40,31 +42,32 @@ class Stage:
         self.logs = directory / "logs"
         self.logs.mkdir(mode=0o700)
         self.place = Installation(directory / "installation")
-        self.server = NatsServer(self.place.bus)
+        # Before anything runs: the bus and every program are started with what is made here.
+        initialise(self.place.directory, accept_ek="certificate", port=DEFAULT_PORT, operator=OPERATOR)
+        self.server = bus_server(self.place, port=0)
         # Settings of the user's own installation have no say here.
         self._environment = {name: value for name, value in environment.items() if not name.startswith("ATTESTREAM_")}
-        self._environment |= {**_SETTINGS, **INSECURE, "ATTESTREAM_BUS_URLS": self.server.url}
+        self._environment |= {**_SETTINGS, **bus_environment(self.place, self.server)}
         self.services = {name: self._service(name) for name in ("registrar", *WORKERS, "notifier")}
         self.machines = {name: self._machine(name, ak) for name, ak in MACHINES.items()}
 
     async def prepare(self) -> None:
-        """Make the keys, the configuration, and the three TPMs with their certificates. Takes two or three seconds.
+        """Make the three TPMs with their certificates. Takes two or three seconds.
 
-        :raises ConfigError: when the directory can not be written.
         :raises TpmError: when swtpm is not installed or can not make a TPM.
         """
-        initialise(self.place.directory, accept_ek="certificate", port=self.server.port)
         await asyncio.gather(*(asyncio.to_thread(machine.manufacture) for machine in self.machines.values()))
         for name, machine in self.machines.items():
             for certificate in machine.tpm.ca_certificates:
                 shutil.copy(certificate, self.place.ek_store / f"{name}-{certificate.name}")
 
-    def start_services(self) -> None:
-        """Start the bus and the services.
+    async def start_services(self) -> None:
+        """Start the bus, make its streams as the provisioner, and start the services.
 
         :raises BusError: when nats-server is not installed or does not start.
         """
         self.server.start()
+        await provision(self.place, self._environment)
         for service in self.services.values():
             service.start()
 
@@ -97,5 +100,5 @@ class Stage:
             self.logs,
             self._environment,
             ak=ak,
-            revocation_key=self.place.trusted_keys / "revocation.pem",
+            place=self.place,
         )
