@@ -13,6 +13,7 @@ import uvloop
 
 from bench import latency, machine, memory, takeover, throughput
 from bench.core import report_core
+from bench.identities import report_identities
 from bench.report import Figure, Report, against
 from bench.stack import BenchError
 
@@ -136,6 +137,7 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "latency": _latency,
     "takeover": _takeover,
     "memory": _memory,
+    "identities": report_identities,
     "core": report_core,
 }
 
