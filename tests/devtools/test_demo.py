@@ -101,7 +101,8 @@ def test_every_step_is_observed(play) -> None:
     figures = {cells[-2]: int(cells[-1]) for cells in (re.split(r" {2,}", line.rstrip()) for line in table)}
     assert len(figures) == len(table)
     assert {"failure", "outside", "web's hook", "build's hook", "db attested", "db unknown"} <= figures.keys()
-    assert 0 < figures["failure"] <= figures["web's hook"] < 20_000
+    # The subscriber reads the record beside the agents: which of them sees it first is nobody's promise.
+    assert all(0 < figures[what] < 20_000 for what in ("failure", "outside", "web's hook", "build's hook"))
     assert "\x1b" not in demo.text
     assert "INFO" not in demo.text
     assert demo.survivors == demo.kept == []
