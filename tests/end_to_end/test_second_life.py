@@ -1,6 +1,7 @@
 """An agent whose enrolment was deleted enrols anew, with another TPM: nothing of its earlier life stands in its way."""
 
 from attestream.client import connect as connect_client
+from attestream.client import unverified
 from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects
@@ -35,7 +36,7 @@ async def test_deleted_and_enrolled_anew_with_another_tpm(bus, cluster, nats_ser
         await tenant.becomes("a", Standing.TRUSTED, 20)
         await fleet.stop()
         assert (await tenant.command("a", DeleteAgent(command_id=agent.transport_key.hex(), agent_id="a"))).ok
-        async with connect_client(nats_server.url) as client:
+        async with connect_client(nats_server.url, trust=unverified()) as client:
             await client.delete_enrolment("a")
         registrar.kill()
         await registrar.restart()

@@ -1,5 +1,9 @@
+import base64
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestream.errors import ExpiredError, ForbiddenError, MalformedError, SignatureError
 from attestream.signing import Signer, key_id, public_key
@@ -106,6 +110,16 @@ def test_a_stranger_is_unknown(keys, tmp_path):
 def test_what_is_no_header_is_refused(header):
     with pytest.raises(SignatureError):
         publication.parse(header)
+
+
+@given(st.text(max_size=200) | st.from_regex(r"[0-9a-f]{16}\.ed25519\.[0-9]{1,16}\.[A-Za-z0-9_=-]{0,90}", fullmatch=True))
+def test_a_header_is_taken_apart_in_one_way_or_refused(header):
+    try:
+        signature = publication.parse(header)
+    except SignatureError:
+        return
+    text = base64.urlsafe_b64encode(signature.signature).decode().rstrip("=")
+    assert f"{signature.key_id}.{signature.algorithm}.{signature.signed_at}.{text}" == header
 
 
 def test_a_header_is_of_use_for_its_algorithm_alone(keys):

@@ -1,0 +1,177 @@
+"""The roster in the registrar's hands: who may hand one in, what goes on the record, and what an old request can not do."""
+
+import contextlib
+
+import pytest
+
+from attestream.bus import keyvalue, stored
+from attestream.bus.connection import BusSettings, connect
+from attestream.config import LimitsConfig
+from attestream.errors import ForbiddenError, SignatureError, SupersededError
+from attestream.trust import roster as rosters
+from devtools.pool import eventually
+from devtools.roster_keys import RosterKeys
+from schemas import subjects, topology
+from schemas.base import decode, encode
+from schemas.enrolment import AgentQuery, DeleteIdentity, Done, Identity
+from schemas.events import Event, EventKind
+from schemas.roles import Role
+from services.registrar.service import serving
+
+KINDS = (EventKind.KEY_ADDED, EventKind.KEY_REVOKED, EventKind.OPERATOR_ADDED, EventKind.OPERATOR_REVOKED)
+SIGNED_BY = (Role.REGISTRAR,)
+
+
+@pytest.fixture
+async def keys(bus, tmp_path):
+    made = RosterKeys(tmp_path / "keys")
+    await made.publish(bus)
+    return made
+
+
+@pytest.fixture
+async def as_holder(nats_server, keys):
+    made = []
+
+    async def enter(name):
+        one = await connect(BusSettings(urls=[nats_server.url], name=name))
+        made.append(one)
+        await keys.trust(name).start(one)
+        return one
+
+    yield enter
+    for each in made:
+        await each.close()
+
+
+@pytest.fixture
+async def registrar(as_holder, config):
+    async with serving(await as_holder("registrar"), config, limits=LimitsConfig()) as running:
+        yield running
+
+
+async def on_record(bus):
+    found = await stored.last_messages(bus, topology.EVENTS.name, [subjects.events_of_kind(kind) for kind in KINDS])
+    return {(event.kind, event.detail): event for event in (decode(message.data, Event) for message in found)}
+
+
+async def hand_in(holder, keys):
+    signed = rosters.sign(keys.roster, keys.root)
+    return await holder.request(subjects.REGISTRAR_ROSTER, signed, Done, sign=True, signed_by=SIGNED_BY)
+
+
+async def test_every_key_of_the_roster_is_on_the_record(bus, registrar, keys):
+    async def complete():
+        return len(await on_record(bus)) == len(keys.roster.keys)
+
+    await eventually(complete)
+    found = await on_record(bus)
+    assert found[EventKind.OPERATOR_ADDED, "admin alice"].agent_id == keys.signers["alice"].key_id
+    assert (EventKind.KEY_ADDED, "verifier verifier") in found
+
+
+async def test_a_change_is_published_and_recorded_with_who_asked(bus, registrar, keys, as_holder):
+    alice = await as_holder("alice")
+    keys.revoke("olga")
+    keys.add("nora", Role.OBSERVER)
+    assert await hand_in(alice, keys) == Done()
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+    assert entry.value == keys.signed
+
+    async def recorded():
+        found = await on_record(bus)
+        return {(EventKind.OPERATOR_REVOKED, "operator olga"), (EventKind.OPERATOR_ADDED, "observer nora")} <= found.keys()
+
+    await eventually(recorded)
+    assert (await on_record(bus))[EventKind.OPERATOR_REVOKED, "operator olga"].actor == "alice"
+
+
+async def test_a_change_that_another_has_written_is_recorded_too(bus, registrar, keys, as_holder):
+    keys.revoke("olga")
+    newcomer = keys.add("nora", Role.VERIFIER)
+    await keys.publish(bus)
+    # A key that the registrar does not know makes it read the roster at once.
+    nora = await as_holder("nora")
+    assert nora.trust.signer.key_id == newcomer.key_id
+
+    async def recorded():
+        with contextlib.suppress(ForbiddenError, SignatureError):
+            await nora.request(subjects.REGISTRAR_DELETE, DeleteIdentity(agent_id="x"), Done, sign=True)
+        return (EventKind.OPERATOR_REVOKED, "operator olga") in await on_record(bus)
+
+    await eventually(recorded)
+
+
+async def test_only_an_admin_hands_in_a_roster_and_only_the_root_key_signs_one(bus, registrar, keys, as_holder, tmp_path):
+    before = keys.signed
+    alice, olga = await as_holder("alice"), await as_holder("olga")
+    keys.add("mallory", Role.ADMIN)
+    with pytest.raises(ForbiddenError):
+        await hand_in(olga, keys)
+    forged = RosterKeys(tmp_path / "forged")
+    forged.add("mallory", Role.ADMIN)
+    with pytest.raises(SignatureError):
+        await hand_in(alice, forged)
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+    assert entry.value == before
+
+
+async def test_an_older_roster_is_not_taken(bus, registrar, keys, as_holder):
+    alice, older = await as_holder("alice"), keys.roster
+    keys.revoke("olga")
+    await hand_in(alice, keys)
+    newest, keys.roster = keys.roster, older
+    with pytest.raises(SupersededError):
+        await hand_in(alice, keys)
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+    assert entry.value == encode(rosters.sign(newest, keys.root))
+
+
+async def test_identities_and_events_bear_the_registrars_signature(bus, registrar, make_agent, enrol, as_holder):
+    await enrol(make_agent("web-1"))
+    verifier = await as_holder("verifier")
+    query = AgentQuery(agent_id="web-1")
+    assert (await verifier.request(subjects.QUERY_REGISTRAR_AGENT, query, Identity, signed_by=SIGNED_BY)).agent_id == "web-1"
+
+    async def event():
+        return await stored.last_messages(bus, topology.EVENTS.name, [subjects.event(EventKind.ENROLLED, "web-1")])
+
+    (found,) = await eventually(event)
+    assert (await verifier.trust.author_of(found)).name == "registrar"
+
+
+async def test_a_deletion_is_authorised_recorded_and_of_no_use_later(bus, registrar, make_agent, enrol, as_holder):
+    await enrol(make_agent("web-1"))
+    olga, otto, request = await as_holder("olga"), await as_holder("otto"), DeleteIdentity(agent_id="web-1")
+    for holder, error in ((otto, ForbiddenError), (bus, SignatureError)):
+        with pytest.raises(error):
+            await holder.request(subjects.REGISTRAR_DELETE, request, Done, sign=True)
+    requests = []
+
+    async def spy(message):
+        requests.append(message)
+
+    await bus.subscribe(subjects.REGISTRAR_DELETE, spy)
+    await bus.nc.flush()
+    await olga.request(subjects.REGISTRAR_DELETE, request, Done, sign=True, signed_by=SIGNED_BY)
+
+    async def event():
+        return await stored.last_messages(bus, topology.EVENTS.name, [subjects.event(EventKind.IDENTITY_DELETED, "web-1")])
+
+    (found,) = await eventually(event)
+    assert decode(found.data, Event).actor == "olga"
+    await enrol(make_agent("web-1"))
+    (old,) = await eventually(lambda: requests)
+    await bus.nc.request(subjects.REGISTRAR_DELETE, old.data, headers=old.headers)
+    assert (await registrar.identity(AgentQuery(agent_id="web-1"))).agent_id == "web-1"
+
+
+async def test_a_kept_request_does_not_end_an_enrolment_that_was_made_since(bus, registrar, make_agent, enrol, as_holder):
+    """Another replica has not seen the request before: the time of its signature decides."""
+    olga = await as_holder("olga")
+    request = DeleteIdentity(agent_id="web-1")
+    headers = olga.trust.sign(subjects.REGISTRAR_DELETE, encode(request))
+    await enrol(make_agent("web-1"))
+    reply = await bus.nc.request(subjects.REGISTRAR_DELETE, encode(request), headers=headers)
+    assert b"superseded" in reply.data
+    assert (await registrar.identity(AgentQuery(agent_id="web-1"))).agent_id == "web-1"
