@@ -17,12 +17,13 @@ test: ## Install and run the tests; args="-k name" passes arguments to pytest
 	@scripts/install --test
 	@$(python) -m pytest $(args)
 
-check: install ## Lint, formatting, types, import rules and generated documents
+check: install ## Lint, formatting, types, import rules, generated documents, secrets and packages
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
 	@.venv/bin/lint-imports
 	@$(python) -m devtools.docs --check
+	@$(python) -m devtools.audit
 
 bench: install ## Measure; only=NAME measures one part
 	@$(python) -m bench $(if $(only),--only $(only))
