@@ -15,6 +15,7 @@ from attestream.credentials.token import read
 from attestream.errors import AttestreamError, BusError, ForbiddenError, MalformedError
 from schemas import subjects
 from schemas.enrolment import Renewed, RenewRequest, renewal_bytes
+from schemas.roles import Role
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,13 @@ class BusIdentity:
         while True:
             await asyncio.sleep(received + share * self._life_s - asyncio.get_running_loop().time())
             try:
-                renewed = await bus.request(subjects.renewal(self._agent_id), self._request(), Renewed, timeout_s=_TIMEOUT_S)
+                renewed = await bus.request(
+                    subjects.renewal(self._agent_id),
+                    self._request(),
+                    Renewed,
+                    timeout_s=_TIMEOUT_S,
+                    signed_by=(Role.REGISTRAR,),
+                )
                 self._take(renewed.bus_token)
             except ForbiddenError:
                 raise

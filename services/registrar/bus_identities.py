@@ -52,7 +52,9 @@ class BusIdentities:
         """
         try:
             await self._revocations.start()
-            self._endpoint = await self._bus.serve(subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew)
+            self._endpoint = await self._bus.serve(
+                subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew, signed=True
+            )
         except BaseException:
             await self._system.close()
             raise

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from attestream.credentials.account import EVERYBODY, MAX_REVOKED
 from attestream.database.statements import insert_missing
 from attestream.errors import EnrolmentError, ForbiddenError
-from services.registrar.tables import account, bus_key, revocation
+from services.registrar.tables import account, bus_key, identity, revocation, standing
 
 SKEW_S: Final = 60
 """By how much the clocks of registrars may differ. What is revoked is revoked up to so far ahead, and the next identity is
@@ -44,6 +44,31 @@ async def register(
         values = {"expires_at": issued_at + 2 * lifetime_s}
         await connection.execute(update(bus_key).where(bus_key.c.bus_key == key).values(**values))
     return issued_at
+
+
+async def renewable(connection: AsyncConnection, agent_id: str, key: str, *, now: int, lifetime_s: int) -> int:
+    """Return the time with which the next identity for ``key`` is to be dated; 0 when something must be written for it.
+
+    Nothing must when the agent is enrolled and not blocked, has this key, and its row outlives the next identity. One
+    statement: most renewals need no other.
+    """
+    revoked = select(func.max(revocation.c.revoked_at)).where(revocation.c.bus_key.in_((key, EVERYBODY))).scalar_subquery()
+    query = (
+        select(bus_key.c.expires_at, func.coalesce(revoked, 0).label("revoked_at"))
+        .join(identity, identity.c.agent_id == bus_key.c.agent_id)
+        .outerjoin(standing, standing.c.agent_id == bus_key.c.agent_id)
+        .where(
+            bus_key.c.bus_key == key,
+            bus_key.c.agent_id == agent_id,
+            identity.c.active,
+            func.coalesce(standing.c.blocked, False).is_(False),
+        )
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return 0
+    issued_at = max(now, row.revoked_at + 1)
+    return issued_at if row.expires_at >= issued_at + lifetime_s else 0
 
 
 async def revoke(connection: AsyncConnection, agent_id: str, *, now: int) -> list[str]:

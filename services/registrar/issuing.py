@@ -50,6 +50,11 @@ class Issuer:
         now = self._clock() // 1000
         return await bus_keys.register(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s, known=known)
 
+    async def renewable(self, connection: AsyncConnection, agent_id: str, key: str) -> int:
+        """Return the time with which the next identity is to be dated when :meth:`register` has nothing to note, else 0."""
+        now = self._clock() // 1000
+        return await bus_keys.renewable(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s)
+
     async def issue(self, agent_id: str, key: str, issued_at: int, *, outcome: str) -> str:
         """Return the identity.
 

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.credentials.nkey import Kind, verify
-from attestream.database import transaction
+from attestream.database import reading, transaction
 from attestream.errors import AttestreamError, ExpiredError, ForbiddenError
 from schemas.enrolment import Renewed, RenewRequest, renewal_bytes
 from services.registrar import identities
@@ -44,6 +44,10 @@ class Renewals:
         if abs(self._clock() - request.at) > WINDOW_MS:
             raise ExpiredError("the request is of another time", remedy="Set the clock of the agent's machine.")
         try:
+            issued_at = await self._without_writing(request)
+            if issued_at:
+                token = await self._issuer.issue(request.agent_id, request.bus_key, issued_at, outcome="renewed")
+                return Renewed(agent_id=request.agent_id, bus_token=token)
             async with transaction(self._engine) as connection:
                 if not await identities.owner(connection, request.agent_id):
                     raise ForbiddenError(f"agent {request.agent_id} is not enrolled", remedy="Enrol again.")
@@ -53,3 +57,7 @@ class Renewals:
             self._issuer.refused(request.agent_id, error)
             raise
         return Renewed(agent_id=request.agent_id, bus_token=token)
+
+    async def _without_writing(self, request: RenewRequest) -> int:
+        async with reading(self._engine) as connection:
+            return await self._issuer.renewable(connection, request.agent_id, request.bus_key)

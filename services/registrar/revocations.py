@@ -155,6 +155,7 @@ class Revocations:
     async def _decide(self, delivery: Delivery) -> None:
         if delivery.subject.split(".")[2] not in standing.DECIDING:
             return
+        await self._bus.trust.author_of(delivery)
         event = _EVENT.decode(delivery.data)
         if subjects.event(event.kind, event.agent_id) != delivery.subject:
             raise MalformedError(f"the event on {delivery.subject} is about something else")

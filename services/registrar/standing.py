@@ -6,17 +6,21 @@ agents recover by themselves) lifts the block. An agent of which the record tell
 
 from __future__ import annotations
 
+import logging
 from typing import Final, NamedTuple
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestream.bus.connection import Bus
-from attestream.bus.stored import get_batch
+from attestream.bus.stored import Stored, get_batch
 from attestream.database.statements import insert_missing
+from attestream.errors import AttestreamError
 from schemas import subjects, topology
 from schemas.events import EventKind
 from services.registrar.tables import standing
+
+_log = logging.getLogger(__name__)
 
 BLOCKING: Final = (EventKind.FAILED, EventKind.DELETED, EventKind.IDENTITY_DELETED)
 LIFTING: Final = (EventKind.ADDED, EventKind.UPDATED, EventKind.STARTED, EventKind.RECOVERED)
@@ -52,7 +56,19 @@ async def on_record(bus: Bus, agent_id: str) -> Decision:
     """
     wanted = {subjects.event(kind, agent_id): kind for kind in DECIDING}
     batch = await get_batch(bus, topology.EVENTS.name, {"multi_last": list(wanted), "batch": 2 * len(wanted)})
-    return max((decided_by(wanted[one.subject], one.sequence) for one in batch.messages), default=UNDECIDED)
+    decisions = [await _believed(bus, wanted[one.subject], one) for one in batch.messages]
+    return max(decisions, default=UNDECIDED)
+
+
+async def _believed(bus: Bus, kind: EventKind, event: Stored) -> Decision:
+    """Return what an event has decided. One that is not signed by whoever may lifts nothing, but it blocks:
+    it may hide another."""
+    try:
+        await bus.trust.author_of(event)
+    except AttestreamError as error:
+        _log.warning("event %d on %s is not believed: %s", event.sequence, event.subject, error.message)
+        return decided_by(kind, event.sequence) if kind in BLOCKING else UNDECIDED
+    return decided_by(kind, event.sequence)
 
 
 async def kept(connection: AsyncConnection, agent_id: str) -> Decision:
