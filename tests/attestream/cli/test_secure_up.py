@@ -146,7 +146,7 @@ def test_beyond_the_loopback_interface_the_bus_speaks_tls_alone(tmp_path: Path) 
         running.stop()
 
 
-def test_an_insecure_bus_is_for_the_loopback_interface_alone(tmp_path: Path, inside) -> None:
-    ran = inside("up", "--data-dir", str(tmp_path / "d"), "--insecure", "--listen", "0.0.0.0", "--port", "0")
+def test_an_insecure_bus_is_for_the_loopback_interface_alone(tmp_path: Path, cli) -> None:
+    ran = cli("up", "--data-dir", str(tmp_path / "d"), "--insecure", "--listen", "0.0.0.0", "--port", "0")
     assert ran.code == 2
     assert "loopback" in ran.err
