@@ -79,7 +79,6 @@ async def revoke(connection: AsyncConnection, agent_id: str, *, now: int) -> lis
         await _enter(connection, row.bus_key, agent_id, now=now, until=row.expires_at)
     await connection.execute(delete(bus_key).where(bus_key.c.agent_id == agent_id))
     if rows:
-        await _bound(connection, now)
         await connection.execute(update(account).values(changed=account.c.changed + 1))
     return [row.bus_key for row in rows]
 
@@ -128,13 +127,16 @@ async def _check_number(connection: AsyncConnection, agent_id: str, now: int) ->
 
 
 async def _enter(connection: AsyncConnection, key: str, agent_id: str, *, now: int, until: int) -> None:
-    revoked_at = max(now + SKEW_S, await _revoked_at(connection, key) + 1)
-    await connection.execute(delete(revocation).where(revocation.c.bus_key == key))
+    before = await _revoked_at(connection, key)
+    revoked_at = max(now + SKEW_S, before + 1)
+    if before:
+        await connection.execute(delete(revocation).where(revocation.c.bus_key == key))
     values = {"bus_key": key, "agent_id": agent_id, "revoked_at": revoked_at, "until": max(until, revoked_at + 1)}
     await connection.execute(insert(revocation).values(**values))
 
 
-async def _bound(connection: AsyncConnection, now: int) -> None:
+async def bound(connection: AsyncConnection, *, now: int) -> None:
+    """Put one entry for everybody in the place of all, when there are more than :data:`MAX_REVOKED`."""
     if (await connection.execute(select(func.count()).select_from(revocation))).scalar_one() <= MAX_REVOKED:
         return
     last = (await connection.execute(select(func.max(bus_key.c.expires_at)))).scalar_one_or_none() or 0

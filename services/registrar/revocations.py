@@ -19,6 +19,7 @@ from attestream.bus import jetstream
 from attestream.bus.connection import Bus
 from attestream.bus.consume import Consumer
 from attestream.bus.delivery import Delivery
+from attestream.credentials.account import MAX_REVOKED
 from attestream.database import reading, transaction
 from attestream.errors import AttestreamError, MalformedError
 from attestream.telemetry import BUS_IDENTITIES, BUS_REVOCATION_TIME, counter, histogram
@@ -128,6 +129,10 @@ class Revocations:
                 entries = await bus_keys.entries(connection, now=now)
             if change == confirmed and not always:
                 return
+            if len(entries) > MAX_REVOKED:
+                async with transaction(self._engine) as connection:
+                    await bus_keys.bound(connection, now=now)
+                    entries = await bus_keys.entries(connection, now=now)
             untold, self._untold = self._untold, []
             try:
                 await self._account.bring_in_line(entries, since=now - 2 * self._lifetime_s)

@@ -80,8 +80,10 @@ async def kept(connection: AsyncConnection, agent_id: str) -> Decision:
 
 async def keep(connection: AsyncConnection, agent_id: str, decision: Decision) -> bool:
     """Keep a decision, unless a later one is there already; return whether it is new."""
-    row = {"agent_id": agent_id, **UNDECIDED._asdict()}
-    await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
+    row = {"agent_id": agent_id, **decision._asdict()}
+    inserted = await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
+    if inserted.rowcount == 1:
+        return True
     if (await kept(connection, agent_id)).sequence >= decision.sequence:
         return False
     await connection.execute(update(standing).where(standing.c.agent_id == agent_id).values(**decision._asdict()))

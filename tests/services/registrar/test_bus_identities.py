@@ -293,6 +293,7 @@ async def test_full_list_becomes_one_entry_for_everybody(engine, monkeypatch):
             await bus_keys.register(connection, f"a{index}", user().public, now=now, lifetime_s=60)
         for index in range(4):
             await bus_keys.revoke(connection, f"a{index}", now=now)
+        await bus_keys.bound(connection, now=now)
         entries = await bus_keys.entries(connection, now=now)
         assert set(entries) == {EVERYBODY}
         # Who is in good standing enrols again, and is dated after it.
