@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from attestream.bus.connection import Bus
 from attestream.credentials.account import read_account, revised
 from attestream.credentials.nkey import NKey
-from attestream.credentials.token import Token
+from attestream.credentials.token import Token, reissued
 from attestream.errors import AttestreamError, BusError
 
 ANSWER_S: Final = 2.0
@@ -60,6 +60,8 @@ class BusAccount:
         self._clock = clock
         self._current: Token | None = None
         self._servers: frozenset[str] = frozenset()
+        self._behind = False
+        """Whether a server has another token than the newest: it was away."""
 
     async def look(self) -> None:
         """Find out which servers there are, and what they have.
@@ -70,7 +72,9 @@ class BusAccount:
         self._servers = frozenset(_decode(answer).server.id for answer in answers)
         lookup = f"$SYS.REQ.ACCOUNT.{self._account}.CLAIMS.LOOKUP"
         found = await self._gather(lookup, b"", ANSWER_S, len(self._servers))
-        self._current = max(self._believed(found), key=lambda token: token.issued_at)
+        tokens = self._believed(found)
+        self._current = max(tokens, key=lambda token: token.issued_at)
+        self._behind = len(tokens) < len(self._servers) or any(token != self._current for token in tokens)
 
     async def bring_in_line(self, revoke: Mapping[str, int], *, since: int) -> None:
         """See to it that the account says on all servers what :func:`attestream.credentials.account.revised` makes of it.
@@ -85,7 +89,9 @@ class BusAccount:
         issued_at = max(now, self._current.issued_at + 1)
         text = revised(self._current, self._operator, revoke=revoke, since=since, now=issued_at)
         if text is None:
-            return
+            if not self._behind:
+                return
+            text = reissued(self._current, self._current.nats, self._operator, issued_at)
         answers = await self._gather(_UPDATE, text.encode(), ANSWER_S, len(self._servers))
         confirmed = set()
         for answer in map(_decode, answers):
@@ -93,6 +99,7 @@ class BusAccount:
                 raise BusError(f"server {answer.server.name} refuses the account's token: {answer.error.description[:200]}")
             confirmed.add(answer.server.id)
         self._current = read_account(text, self._account, frozenset([self._operator.public]), now)
+        self._behind = False
         if missing := self._servers - confirmed:
             # Whether they are still there is found out by the next look.
             self._servers = frozenset()
