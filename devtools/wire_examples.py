@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from schemas import attestation, commands, enrolment, events
+from schemas import attestation, commands, enrolment, events, trust
 from schemas.base import Message, encode
+from schemas.roles import Role
 
 _AGENT: Final = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
 _AT: Final = 1_795_300_000_000
@@ -193,7 +194,31 @@ EVENTS: Final[tuple[Message, ...]] = (
         data=b"\xc1",
     ),
 )
-EXAMPLES: Final = {str(message.__struct_config__.tag): message for message in (*ATTESTATION, *ENROLMENT, *COMMANDS, *EVENTS)}
+TRUST: Final[tuple[Message, ...]] = (
+    trust.Roster(
+        installation="0123456789abcdef",
+        version=2,
+        issued_at=_AT,
+        keys=[
+            trust.RosterKey(
+                key_id="0123456789abcdef",
+                role=Role.OPERATOR,
+                name="olga",
+                public_key="-----BEGIN PUBLIC KEY-----",
+                bus_key="UABC",
+                not_before=_AT,
+                not_after=_AT + 2,
+                revoked_at=_AT + 1,
+                changed_by="alice",
+            )
+        ],
+        policy_approvals=2,
+        approvals_by="alice",
+    ),
+)
+EXAMPLES: Final = {
+    str(message.__struct_config__.tag): message for message in (*ATTESTATION, *ENROLMENT, *COMMANDS, *EVENTS, *TRUST)
+}
 """Tag -> an example with every field set."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from schemas import attestation, commands, enrolment, events, subjects, topology
+from schemas import attestation, commands, enrolment, events, subjects, topology, trust
 from schemas.base import Message
 
 AGENT: Final = "{agent}"
@@ -107,6 +107,15 @@ CHANNELS: Final = (
         "tenant",
         "registrar",
         "Removes an enrolment.",
+        (enrolment.Done, _ANSWERABLE),
+    ),
+    Channel(
+        "registrarRoster",
+        subjects.REGISTRAR_ROSTER,
+        (events.Signed,),
+        "tenant",
+        "registrar",
+        "Hands in a new roster: a signed envelope around a Roster.",
         (enrolment.Done, _ANSWERABLE),
     ),
     Channel(
@@ -229,13 +238,21 @@ CHANNELS: Final = (
 )
 """Every subject of the contract."""
 
-ENVELOPED: Final = (events.Revocation,)
+ENVELOPED: Final = (events.Revocation, trust.Roster)
 """Messages that travel as the payload of a ``Signed`` envelope."""
 
 HEADERS: Final = (
     Header(subjects.HEADER_CONTENT_TYPE, f"`{subjects.CONTENT_TYPE}`."),
     Header(subjects.HEADER_MESSAGE_ID, "Id of a stored message; the server drops a repeat within the duplicate window."),
-    Header(subjects.HEADER_REPLY_TO, "On a command: the inbox to which its outcome is sent."),
+    Header(
+        subjects.HEADER_REPLY_TO,
+        "On a command: the inbox to which its outcome is sent. On a question: the inbox that the signed answer is made for.",
+    ),
+    Header(
+        subjects.HEADER_SIGNATURE,
+        "`<key id>.<algorithm>.<signed at>.<signature>`: who says this, over the subject as published (of an answer: the "
+        "inbox that the question names), the time in Unix ms and the payload.",
+    ),
     Header(subjects.HEADER_TTL, "On a result or a key with a lifetime: seconds until the server lets it expire."),
     Header(subjects.HEADER_EXPECTED_SUBJECT, "On a verifier's event or result: the fence subject of the partition."),
     Header(
@@ -255,6 +272,12 @@ KEYS: Final = (
         topology.policy_keys().replace("*", "<name>", 1).replace("*", "<version>"),
         commands.PolicyRecord.__name__,
         "A version of a policy. A `.` in the name is written as `=`.",
+    ),
+    Key(
+        topology.CLUSTER.name,
+        topology.KEY_ROSTER,
+        events.Signed.__name__,
+        "The roster: a signed envelope by a root key around a Roster.",
     ),
     Key(topology.CLUSTER.name, f"{topology.KEY_NOTIFIER}.<key id>", "PEM", "A public key of the notifier."),
     Key(topology.WORKERS.name, "<worker>", commands.WorkerStatus.__name__, "Heartbeat of a live worker."),

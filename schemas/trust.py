@@ -18,6 +18,7 @@ class RosterKey(Part, kw_only=True, frozen=True):
     key_id: str
     """First 16 hex digits of SHA-256 over the SubjectPublicKeyInfo in DER."""
     role: Role
+    """What its signatures count for."""
     name: str
     """Of the service or of the person: unique among those that are not revoked, except for rotated keys of one name."""
     public_key: str
@@ -25,10 +26,13 @@ class RosterKey(Part, kw_only=True, frozen=True):
     bus_key: str = ""
     """Public NKey with which the same holder connects; empty for keys that only sign."""
     not_before: int = 0
+    """What is signed before this does not count; 0: it always did."""
     not_after: int = 0
-    """0: no end."""
+    """What is signed after this does not count; 0: no end."""
     revoked_at: int = 0
     """What is signed after this does not count; 0: not revoked. What was signed before still does."""
+    changed_by: str = ""
+    """Who has put it into the roster or, once that is done, revoked it."""
 
 
 class Roster(Message, kw_only=True, frozen=True, tag="roster"):
@@ -39,9 +43,13 @@ class Roster(Message, kw_only=True, frozen=True, tag="roster"):
     version: int
     """Raised with each change; an older one is not accepted after a newer one."""
     issued_at: int
+    """Unix time in milliseconds."""
     keys: list[RosterKey]
+    """Those that count or have counted."""
     policy_approvals: int = 1
     """People that a new version of a policy needs, its author among them: 1 or 2."""
+    approvals_by: str = ""
+    """Who has said that."""
 
 
 def covered_bytes(subject: str, signed_at: int, payload: bytes) -> bytes:

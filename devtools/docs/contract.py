@@ -14,7 +14,7 @@ from schemas.base import Message
 from schemas.channels import CHANNELS, ENVELOPED, HEADERS, KEYS, Channel
 from schemas.topology import BUCKETS, OBJECT_BUCKETS, STREAMS, Stream
 
-_TITLES: Final = ("Enrolment", "Challenges and evidence", "Events, results, revocations", "Commands and queries")
+_TITLES: Final = ("Enrolment", "Challenges and evidence", "Events, results, revocations", "Commands and queries", "Keys")
 
 _INTRODUCTION: Final = f"""\
 Everything that crosses the bus is declared in the package `schemas`, and this page is generated from it. For machines there
@@ -137,7 +137,7 @@ def _settings(stream: Stream) -> str:
 
 def _enumerations() -> list[str]:
     blocks = []
-    for (_, members, doc), title in zip(enumerations(), ("Standings", "Event kinds", "Policy states"), strict=True):
+    for (_, members, doc), title in zip(enumerations(), ("Standings", "Event kinds", "Policy states", "Roles"), strict=True):
         rows = ((code((member.default or "").strip("'")), member.doc) for member in members)
         blocks += [f"## {title}", doc, table((title[:-1], "Meaning"), rows)]
     return blocks

@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from devtools.docs.source import Member, Source, markdown, read
-from schemas import attestation, base, commands, enrolment, events
+from schemas import attestation, base, commands, enrolment, events, roles, trust
 from schemas.base import SHORT_NAMES, Message, Part
 
-MODULES: Final = (enrolment, attestation, events, commands)
+MODULES: Final = (enrolment, attestation, events, commands, trust)
 """Where messages are declared, in the order of the documentation."""
 
 MEANINGS: Final = {
@@ -100,7 +100,12 @@ def messages() -> list[Shape]:
 def enumerations() -> list[tuple[type[enum.StrEnum], tuple[Member, ...], str]]:
     """Return each enumeration with its members and its meaning."""
     found: list[tuple[type[enum.StrEnum], tuple[Member, ...], str]] = []
-    for module, kind in ((events, events.Standing), (events, events.EventKind), (commands, commands.PolicyState)):
+    for module, kind in (
+        (events, events.Standing),
+        (events, events.EventKind),
+        (commands, commands.PolicyState),
+        (roles, roles.Role),
+    ):
         described = read(module).classes[kind.__name__]
         members = tuple(member._replace(doc=markdown(member.doc)) for member in described.members)
         found.append((kind, members, markdown(described.doc)))
