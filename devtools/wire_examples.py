@@ -130,7 +130,7 @@ COMMANDS: Final[tuple[Message, ...]] = (
         actor_key="0123456789abcdef",
         state=commands.PolicyState.REJECTED,
         decision=commands.PolicyDecision(
-            actor="bob", actor_key="fedcba9876543210", at=_AT + 9, command_id="c8", reason="too wide"
+            actor="bob", actor_key="fedcba9876543210", at=_AT + 9, command_id="c8", command_at=_AT + 8, reason="too wide"
         ),
     ),
     _STATUS,

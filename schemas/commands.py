@@ -142,6 +142,8 @@ class PolicyDecision(Part, kw_only=True, frozen=True):
     """When that was done: Unix time in milliseconds."""
     command_id: str
     """The command that did it."""
+    command_at: int
+    """When that was signed: Unix time in milliseconds."""
     reason: str = ""
     """Of a rejection."""
 

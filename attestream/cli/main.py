@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "events": ("attestream.cli.tails:events", "Follow what happens."),
     "revocations": ("attestream.cli.tails:revocations", "Follow verified revocations."),
     "identities": ("attestream.cli.identities:identities", "Issue identities on the bus to services and new machines."),
+    "operators": ("attestream.cli.operators:operators", "Add people, show and revoke them."),
     "keys": ("attestream.cli.keys:keys", "Show and replace the keys of this installation."),
     "certificates": ("attestream.cli.certificates:certificates", "Show and renew the certificates of the bus."),
     "servers": ("attestream.cli.servers:servers", "Make configurations for servers of the bus."),
@@ -64,7 +65,12 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
 @click.option("--url", default="", help="URL of the bus, for example nats://127.0.0.1:4222.")
-@click.option("--credentials", type=click.Path(path_type=Path), default=None, help="File with your credentials on the bus.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Your directory, as `operators add` made it, or a file with credentials on the bus.",
+)
 @click.option("--ca", type=click.Path(path_type=Path), default=None, help="PEM file of the CA that vouches for the bus.")
 @click.option("--config", type=click.Path(path_type=Path), default=None, help="Configuration file.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory of `attestream up`.")

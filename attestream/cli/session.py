@@ -75,7 +75,19 @@ class Session(NamedTuple):
                 changes[setting] = given
             elif self.environment.get(variable):
                 changes[setting] = Path(self.environment[variable])
+        if (own := self._person()) is not None:
+            from attestream.installation.people import CREDENTIALS
+
+            changes["credentials"] = own / CREDENTIALS
         return msgspec.structs.replace(found, **changes)
+
+    def _person(self) -> Path | None:
+        """Return the directory of the person whose credentials are named, if it is one and not a file in it."""
+        from attestream.installation.people import CREDENTIALS
+
+        given = self.credentials or self.environment.get(CREDENTIALS_VARIABLE)
+        directory = Path(given) if given else None
+        return directory if directory is not None and (directory / CREDENTIALS).exists() else None
 
     def urls(self) -> list[str]:
         """Return where the bus is.
@@ -94,8 +106,11 @@ class Session(NamedTuple):
         named = self.config or config.path_from(self.environment)
         if named is not None:
             return config.load(named, self.environment)
+        person, chosen = self._person(), self.data_dir is not None or DATA_DIR_VARIABLE in self.environment
+        if person is not None and not chosen and (person / config.FILE_NAME).exists():
+            return config.load(person / config.FILE_NAME, self.environment)
         elsewhere = self.url or self.environment.get(URL_VARIABLE, "")
-        if elsewhere and self.data_dir is None and DATA_DIR_VARIABLE not in self.environment:
+        if elsewhere and not chosen:
             # Another bus than that of the default data directory asks for other credentials.
             return config.load(None, self.environment)
         place = Installation(self.directory())
@@ -155,7 +170,7 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
     of the person who made it."""
     import msgspec
 
-    from attestream.installation.people import CREDENTIALS
+    from attestream.installation.people import own_credentials
     from attestream.installation.places import IDENTIFIED
 
     changes: dict[str, Any] = {}
@@ -165,11 +180,10 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
         url, *notes = place.url_file.read_text(encoding="ascii").split()
         changes["urls"] = [url]
         identified = IDENTIFIED in notes
-    own = sorted(place.operators.glob(f"*/{CREDENTIALS}"))
-    if identified and len(own) == 1:
-        changes["credentials"] = own[0]
-    elif not identified:
+    if not identified:
         changes["credentials"] = None
+    elif (own := own_credentials(place)) is not None:
+        changes["credentials"] = own
     urls = changes.get("urls", loaded.urls)
     if loaded.ca_file is None and place.ca_file.exists() and any(url.startswith(("tls://", "wss://")) for url in urls):
         changes["ca_file"] = place.ca_file

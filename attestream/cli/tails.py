@@ -165,7 +165,8 @@ def _print_event(event: Event, *, as_json: bool) -> None:
     if as_json:
         output.write_json(event)
         return
-    details = [event.policy, output.findings(event.findings)]
+    who = f"by {event.actor}" if event.actor else ""
+    details = [event.policy, event.detail, who, output.findings(event.findings)]
     output.line(
         f"{moment(event.at)}  {event.kind:<16}  {event.agent_id}  ",
         output.standing(event.standing),

@@ -15,9 +15,9 @@ from attestream.client.subscription import OnRejected, Source, Subscription, log
 from attestream.errors import ConfigError, MalformedError, RefusedError
 from schemas import subjects
 from schemas.base import SchemaError, decode
-from schemas.commands import Command, Outcome, PolicyRecord, WorkerStatus
+from schemas.commands import Command, Outcome, PolicyRecord, PolicyState, WorkerStatus
 from schemas.enrolment import DeleteIdentity, Done
-from schemas.events import EventKind
+from schemas.events import EventKind, Signed
 from schemas.roles import Role
 from schemas.topology import CLUSTER, EVENTS, KEY_NOTIFIER, RESULTS, REVOCATIONS, WORKERS
 
@@ -206,8 +206,13 @@ class Client:
         :raises MalformedError: when ``name`` can not be a policy's name.
         :raises BusError: when the bus does not take it.
         """
+        return (await self.propose_policy(name, document, timeout_s=timeout_s))[0]
+
+    async def propose_policy(self, name: str, document: bytes, *, timeout_s: float = 10.0) -> tuple[str, bool]:
+        """Do the same as :meth:`push_policy`, and return besides whether the version can be used already."""
         outcome = _granted(await policies.push(self.bus, self._commander, name, document, timeout_s=timeout_s))
-        return outcome.detail.partition(" ")[0]
+        reference, _, state = outcome.detail.partition(" ")
+        return reference, state != PolicyState.PROPOSED
 
     async def approve_policy(self, reference: str, *, digest: str = "", timeout_s: float = 10.0) -> str:
         """Approve the proposed version ``name@version`` of somebody else, and return it. ``digest`` is the SHA-256 in hex of
@@ -286,6 +291,17 @@ class Client:
         request = DeleteIdentity(agent_id=agent_id)
         answers = (Role.REGISTRAR,)
         await self.bus.request(subjects.REGISTRAR_DELETE, request, Done, timeout_s=timeout_s, sign=True, signed_by=answers)
+
+    async def change_roster(self, signed: Signed, *, timeout_s: float = 5.0) -> None:
+        """Hand in a roster that the root key has signed; the registrar publishes it and puts each change on the record.
+
+        :raises SupersededError: when the bus has one that is as new.
+        :raises SignatureError: when no root key has signed it.
+        :raises ForbiddenError: when one's own role may not do that.
+        :raises TimedOutError: when the registrar does not answer.
+        """
+        answers = (Role.REGISTRAR,)
+        await self.bus.request(subjects.REGISTRAR_ROSTER, signed, Done, timeout_s=timeout_s, sign=True, signed_by=answers)
 
     async def published_keys(self) -> dict[str, str]:
         """Return the notifier's public keys in PEM, by key id, on the bus's word alone: whoever holds the bus can put others

@@ -16,7 +16,7 @@ from attestream.installation.bus_keys import make_bus_keys
 from attestream.installation.bus_server import Server
 from attestream.installation.configuration import configuration
 from attestream.installation.files import PUBLIC, already, make_directory, write_new
-from attestream.installation.people import make_person
+from attestream.installation.people import equip, make_person
 from attestream.installation.places import Installation
 from attestream.installation.roster import write_roster
 from attestream.installation.servers import make_servers
@@ -81,8 +81,9 @@ def initialise(
         authority.make(f"{name} CA", now)
         authority.issue(authority.server, "bus", names, now)
         made = make_servers(place, servers, now, hosts=hosts, on_host=on_host) if servers else []
-        # Last, so that an interrupted initialisation does not look finished.
         urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
+        equip(place, operator, place.operator(operator), urls)
+        # Last, so that an interrupted initialisation does not look finished.
         write_new(place.config_file, configuration(urls, accept_ek=accept_ek).encode())
     except OSError as error:
         raise ConfigError(f"can not initialise {directory}: {error}") from error

@@ -17,13 +17,20 @@ def load_roster(place: Installation) -> Roster:
     :raises ConfigError: it can not be read, or is not a roster.
     :raises SignatureError: it was not signed by the installation's root.
     """
+    return _root_keys(place).open(signed_roster(place), Roster)
+
+
+def signed_roster(place: Installation) -> Signed:
+    """Return the roster of an installation as it travels; nothing is verified.
+
+    :raises ConfigError: it can not be read, or is not a roster.
+    """
     try:
-        signed = decode(place.roster.read_bytes(), Signed)
+        return decode(place.roster.read_bytes(), Signed)
     except OSError as error:
         raise ConfigError(f"the roster can not be read: {error}") from error
     except SchemaError as error:
         raise ConfigError(f"{place.roster} is not a roster: {error}") from error
-    return _root_keys(place).open(signed, Roster)
 
 
 def load_root(place: Installation) -> Signer:

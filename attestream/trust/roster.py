@@ -36,9 +36,16 @@ def open_signed(signed: Signed, roots: TrustedKeys) -> Roster:
 
 
 def entry(
-    public_pem: str, role: Role, name: str, *, not_before: int = 0, not_after: int = 0, bus_key: str = ""
+    public_pem: str,
+    role: Role,
+    name: str,
+    *,
+    not_before: int = 0,
+    not_after: int = 0,
+    bus_key: str = "",
+    by: str = "",
 ) -> RosterKey:
-    """Return the roster's entry for a public key in PEM.
+    """Return the roster's entry for a public key in PEM; ``by`` is who puts it there.
 
     :raises MalformedError: when it is not a public key.
     :raises UnsupportedError: when it is neither Ed25519 nor RSA with 2048 bits or more.
@@ -51,6 +58,7 @@ def entry(
         bus_key=bus_key,
         not_before=not_before,
         not_after=not_after,
+        changed_by=by,
     )
 
 
@@ -71,15 +79,27 @@ def add_key(roster: Roster, key: RosterKey, now: int) -> Roster:
     return _following(roster, [*roster.keys, key], now)
 
 
-def revoke_key(roster: Roster, wanted: str, now: int) -> Roster:
-    """Return ``roster`` with the key of id ``wanted`` revoked from ``now`` (Unix ms) on.
+def revoke_key(roster: Roster, wanted: str, now: int, *, by: str = "") -> Roster:
+    """Return ``roster`` with the key of id ``wanted`` revoked from ``now`` (Unix ms) on; ``by`` is who does it.
 
     :raises RefusedError: when it has no such key, or that is revoked already.
     """
     if not any(key.key_id == wanted and not key.revoked_at for key in roster.keys):
         raise RefusedError(f"the roster has no key {wanted[:32]} that counts", remedy="See `attestream keys list`.")
-    changed = [msgspec.structs.replace(key, revoked_at=now) if key.key_id == wanted else key for key in roster.keys]
+    changed = [
+        msgspec.structs.replace(key, revoked_at=now, changed_by=by) if key.key_id == wanted else key for key in roster.keys
+    ]
     return _following(roster, changed, now)
+
+
+def require_approvals(roster: Roster, number: int, now: int, *, by: str = "") -> Roster:
+    """Return ``roster`` in which a new version of a policy needs ``number`` people, 1 or 2; ``by`` is who does it.
+
+    :raises RefusedError: when it is another number.
+    """
+    if number not in (1, 2):
+        raise RefusedError(f"a policy can not need {number} people", remedy="Choose 1 or 2.")
+    return _following(msgspec.structs.replace(roster, policy_approvals=number, approvals_by=by), roster.keys, now)
 
 
 def rotate(roster: Roster, wanted: str, public_pem: str, now: int, *, overlap_ms: int) -> Roster:

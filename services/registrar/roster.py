@@ -107,13 +107,16 @@ class RosterKeeper:
             if (kind, key.key_id) not in recorded
         ]
         missing += self._left_out(recorded)
-        if not missing:
+        events = [self._event(kind, key, author) for kind, key in missing]
+        if (approvals := self._approvals(recorded, author)) is not None:
+            events.append(approvals)
+        if not events:
             return
         async with transaction(self._engine) as connection:
-            for kind, key in missing:
-                await outbox.add(connection, self._event(kind, key, author))
+            for event in events:
+                await outbox.add(connection, event)
         self._recorded()
-        _log.info("%d changes of the roster are put on the record", len(missing))
+        _log.info("%d changes of the roster are put on the record", len(events))
 
     def _left_out(self, recorded: dict[tuple[EventKind, str], Event]) -> list[tuple[EventKind, RosterKey]]:
         """Return the end of each key that was added once and that the roster says nothing about any more."""
@@ -128,7 +131,7 @@ class RosterKeeper:
         return found
 
     async def _on_record(self) -> dict[tuple[EventKind, str], Event]:
-        filters = [subjects.events_of_kind(kind) for kind in (*_ADDED, *_REVOKED)]
+        filters = [subjects.events_of_kind(kind) for kind in (*_ADDED, *_REVOKED, EventKind.ROSTER_APPROVALS)]
         found = {}
         for stored in await last_messages(self._bus, topology.EVENTS.name, filters):
             try:
@@ -146,7 +149,24 @@ class RosterKeeper:
             kind=kind,
             agent_id=key.key_id,
             at=self._clock(),
-            actor=author.name,
+            # What nobody has handed in still tells who made it, under the root key's signature.
+            actor=author.name or key.changed_by,
             actor_key=author.key_id,
             detail=f"{key.role} {key.name}",
+        )
+
+    def _approvals(self, recorded: dict[tuple[EventKind, str], Event], author: Author) -> Event | None:
+        """Return what has to be recorded about how many people a policy needs, if it was changed."""
+        roster = self._bus.trust.keyring.roster
+        last = recorded.get((EventKind.ROSTER_APPROVALS, roster.installation))
+        if (last.detail if last is not None else "1") == str(roster.policy_approvals):
+            return None
+        return Event(
+            id=f"{EventKind.ROSTER_APPROVALS}:{roster.installation}:{roster.version}",
+            kind=EventKind.ROSTER_APPROVALS,
+            agent_id=roster.installation,
+            at=self._clock(),
+            actor=author.name or roster.approvals_by,
+            actor_key=author.key_id,
+            detail=str(roster.policy_approvals),
         )

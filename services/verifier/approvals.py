@@ -73,6 +73,7 @@ def decided(record: PolicyRecord, command: ApprovePolicy | RejectPolicy, order: 
         actor_key=order.key_id,
         at=now,
         command_id=order.id,
+        command_at=order.at,
         reason="" if isinstance(command, ApprovePolicy) else command.reason[:MAX_REASON],
     )
     state = PolicyState.APPROVED if approving else PolicyState.REJECTED

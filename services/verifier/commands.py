@@ -235,7 +235,7 @@ async def _decided(partition: Partition, record: PolicyRecord) -> str:
     decision = record.decision
     if decision is None:
         raise MalformedError(f"{record.name}@{record.version} was decided by nobody")
-    order = Order(id=decision.command_id, actor=decision.actor, key_id=decision.actor_key)
+    order = Order(id=decision.command_id, at=decision.command_at, actor=decision.actor, key_id=decision.actor_key)
     event = _policy_event(partition, record, kind, order, decision.at, decision.reason)
     # Told twice rather than not at all: its id is the same.
     await partition.journal.record(event, partition.fence)
