@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from attestream.credentials.document import parse
+from attestream.credentials.document import Credentials, parse
 
 _VIOLATION = "permissions violation"
 
@@ -35,15 +35,15 @@ class Probe:
         """Messages of all subscriptions so far."""
 
     @classmethod
-    async def open(cls, url: str, credentials: Path) -> Self:
-        """Connect with the identity in a credentials file.
+    async def open(cls, url: str, credentials: Path | Credentials) -> Self:
+        """Connect with the identity in a credentials file, or with one that nothing has checked.
 
         :raises ConnectionRefusedError: the server does not let it in.
         """
         place = urlsplit(url)
         reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=1 << 22)
         info = json.loads((await reader.readline()).decode().removeprefix("INFO "))
-        identity = parse(credentials.read_text())
+        identity = parse(credentials.read_text()) if isinstance(credentials, Path) else credentials
         signature = base64.urlsafe_b64encode(identity.key.sign(info["nonce"].encode())).rstrip(b"=").decode()
         hello = {"jwt": identity.token, "sig": signature, "headers": True, "no_responders": True, "verbose": False}
         writer.write(f"CONNECT {json.dumps(hello | {'pedantic': False, 'lang': 'probe', 'version': '1'})}\r\n".encode())
