@@ -244,6 +244,9 @@ class Trust:
             self._known[known] = author
             if len(self._known) > _CACHED:
                 self._known.popitem(last=False)
+        elif (entry := keyring.entry(author.key_id)) is not None:
+            # The same bytes may come once more, long after: what is remembered is who has signed, not that it is in time.
+            check_time(entry, author.signed_at, received_at)
         return author
 
     def _reject(self, what: str) -> None:

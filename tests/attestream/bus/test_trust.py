@@ -6,7 +6,7 @@ from attestream.bus import keyvalue
 from attestream.bus.connection import BusSettings, connect
 from attestream.bus.trust import Trust, configured
 from attestream.config import TrustConfig
-from attestream.errors import ConfigError, ForbiddenError, SignatureError, TimedOutError
+from attestream.errors import ConfigError, ExpiredError, ForbiddenError, SignatureError, TimedOutError
 from attestream.signing import TrustedKeys
 from devtools.roster_keys import RosterKeys
 from schemas import subjects, topology
@@ -232,6 +232,17 @@ async def test_what_is_verified_once_is_known(bus, keys, connected):
     assert await trust.author(subject, b"x", headers, now) is first
     with pytest.raises(SignatureError):
         await trust.author(subject, b"y", headers, now)
+
+
+async def test_what_is_known_is_refused_all_the_same_when_it_is_sent_again_later(bus, keys, connected):
+    await keys.publish(bus)
+    trust = keys.trust("verifier")
+    await connected(trust)
+    subject, now = subjects.result("a"), int(time.time() * 1000)
+    headers = trust.sign(subject, b"x")
+    assert (await trust.author(subject, b"x", headers, now)).role is Role.VERIFIER
+    with pytest.raises(ExpiredError, match="sent again"):
+        await trust.author(subject, b"x", headers, now + 600_000)
 
 
 async def test_a_silent_service_is_no_signed_one(bus, keys, connected):
