@@ -42,7 +42,8 @@ async def run_known(scene: Scene) -> None:
 
 
 async def run_unknown(scene: Scene) -> None:
-    """Run a program that no policy knows; wait for the failure, and for the revocation at all who rely on the agent.
+    """Run a program that no policy knows; wait for the failure, the revocation at all who rely on the agent, and its own end
+    on the bus.
 
     :raises NotObservedError: when one of them does not come, or blames something else.
     """
@@ -51,21 +52,35 @@ async def run_unknown(scene: Scene) -> None:
     await scene.stage.machines[TARGET].run(scene.intruder)
     scene.narrator.doing(f"{TARGET} runs {scene.intruder}: one more line in its IMA log, PCR 10 of its TPM is extended")
     hooks: dict[str, float] = {}
+    ended: list[float] = []
 
     async def look() -> tuple[Heard[DeliveredEvent], Heard[VerifiedRevocation]] | None:
         for machine in others:
             if machine.name not in hooks and _was_told(machine, scene.intruder):
                 hooks[machine.name] = now_ms()
+        if not ended and scene.stage.machines[TARGET].cut_off:
+            ended.append(now_ms())
         status = (await scene.live()).get(TARGET)
         if status and status.standing is Standing.TRUSTED and status.ima_entries == scene.stage.machines[TARGET].ima_entries:
             raise NotObservedError(f"{TARGET} has run {scene.intruder} and is still trusted: is it on the policy's list?")
         failed = scene.subscriber.event(EventKind.FAILED, TARGET, since=began)
         revoked = scene.subscriber.revocation(TARGET, since=began)
-        return (failed, revoked) if failed and revoked and len(hooks) == len(others) else None
+        return (failed, revoked) if failed and revoked and ended and len(hooks) == len(others) else None
 
     failed, revoked = await scene.until(
         f"the failure of {TARGET} and its revocation at all who rely on it", look, every_s=0.002
     )
+    _tell(scene, began, failed, revoked)
+    for name, at in hooks.items():
+        scene.saw(f"{name}: its agent verified the revocation and ran its hook", at - began, short=f"{name}'s hook")
+    scene.saw(
+        f"{TARGET}: its identity on the bus is void, the server has closed its connection",
+        ended[0] - began,
+        short=f"{TARGET} cut off",
+    )
+
+
+def _tell(scene: Scene, began: float, failed: Heard[DeliveredEvent], revoked: Heard[VerifiedRevocation]) -> None:
     findings = failed.item.event.findings
     culprits = {finding.culprit for finding in (*findings, *revoked.item.revocation.findings)}
     if culprits != {scene.intruder}:
@@ -76,8 +91,6 @@ async def run_unknown(scene: Scene) -> None:
         revoked.at - began,
         short="outside",
     )
-    for name, at in hooks.items():
-        scene.saw(f"{name}: its agent verified the revocation and ran its hook", at - began, short=f"{name}'s hook")
 
 
 async def recover(scene: Scene) -> None:

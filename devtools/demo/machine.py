@@ -18,6 +18,8 @@ from schemas.roles import Role
 BOOT_PROGRAMS: Final = ("/usr/lib/systemd/systemd", "/usr/bin/bash", "/usr/sbin/sshd", "/usr/bin/python3")
 """What every machine runs when it boots."""
 
+_CUT_OFF: Final = b"its identity on the bus was revoked"
+
 # Appends what it is given, one document a line; a shell starts faster than an interpreter.
 _HOOK: Final = ["/bin/sh", "-c", '{ cat; echo; } >>"$0"']
 
@@ -90,6 +92,11 @@ class Machine:
             return []
         *whole, _ = self._hook_file.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in whole]
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the bus has ended the agent's connection because its identity is void, as the agent's log tells."""
+        return self.agent.log.exists() and _CUT_OFF in self.agent.log.read_bytes()
 
     def shut_down(self) -> None:
         """Stop the agent and switch the TPM off."""
