@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,58 +14,9 @@ import nats
 import nats.errors
 import pytest
 
-from attestream.installation.places import IDENTIFIED, Installation
 from devtools.secure_bus import agent_credentials, log_in
+from devtools.secure_up import PATIENCE_S, SecureUp
 from schemas.roles import Role
-
-PATIENCE_S = 60.0
-
-
-class SecureUp:
-    """A running `attestream up` with its defaults, on a free port."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        self.place = Installation(directory / "data")
-        self.log = directory / "up.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "attestream.cli", "up", "--data-dir", str(self.place.directory)),
-                    *("--port", "0", "--workers", "1", "--accept-ek", "any", *arguments),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={name: value for name, value in os.environ.items() if not name.startswith("ATTESTREAM_")},
-            )
-        for pattern in (r"registrar +\|.*ready", r"notifier +\|.*ready", r"verifier-1 +\|.*is ready"):
-            self.wait_for(pattern)
-
-    def wait_for(self, pattern: str) -> None:
-        """Wait until the log says it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not re.search(pattern, self.log.read_text()):
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self._process.poll() is None, self.log.read_text()
-            time.sleep(0.02)
-
-    @property
-    def url(self) -> str:
-        """Where the bus is."""
-        url, note = self.place.url_file.read_text().split()
-        assert note == IDENTIFIED
-        return url
-
-    def children(self) -> list[int]:
-        """Return the processes of bus and services."""
-        pid = self._process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    def stop(self) -> int:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
