@@ -1,7 +1,10 @@
-"""The fleet simulator: ``python -m bench.fleet``, thousands of agents in one process.
+"""The fleet simulator: thousands of agents in one process, each with a software TPM that signs real quotes.
 
-Each has a software TPM with an attestation key that signs real quotes. Orders come as JSON lines on standard input, what
-happens goes as JSON lines to standard output; the end of the input ends the fleet.
+``python -m bench.fleet SCENARIO`` plays a scenario (docs/fleet.md) against a secure installation of its own and compares
+every agent's outcome with what it did; its exit code is 1 where they differ.
+
+``python -m bench.fleet --url URL --agents N`` is the benchmark's: orders come as JSON lines on standard input, what happens
+goes as JSON lines to standard output; the end of the input ends the fleet.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ IMAGE_FILES: Final = 10_000
 POLL_S: Final = 0.05
 """How often a real agent looks at its IMA log: what a violation waits for before the notice."""
 
+_SHOWN: Final = 20
 _RSA_KEYS: Final = 4
 """RSA keys take 50 ms each to make: agents share a few. A worker neither knows nor gains by that."""
 
@@ -154,10 +158,38 @@ async def main(url: str, count: int, ak: str) -> None:
     await bus.close()
 
 
+async def simulate(name: str, count: int, seed: int) -> int:
+    """Play a scenario and say what came of it; return the exit code."""
+    from devtools.fleet.play import play
+    from devtools.fleet.scenario import load
+
+    began = time.monotonic()
+
+    def note(text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - began:7.1f} s  {text}\n")
+        sys.stdout.flush()
+
+    scenario = load(name)
+    note(f"{name}, seed {seed}: {scenario.doc}")
+    outcome = await play(scenario, agents=count, seed=seed, tell=note)
+    for what, number in outcome.counts.items():
+        sys.stdout.write(f"{what:<24}{number:>10,}\n")
+    for deviation in outcome.wrong[:_SHOWN]:
+        sys.stdout.write(f"WRONG: {deviation}\n")
+    note(f"{len(outcome.wrong)} deviations" if outcome.wrong else "every agent stands as it must, and the record agrees")
+    return 1 if outcome.wrong else 0
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--agents", type=int, required=True)
+    parser.add_argument("scenario", nargs="?", help="a TOML file, or the name of a shipped one")
+    parser.add_argument("--agents", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--url")
     parser.add_argument("--ak", default="rsa2048")
     arguments = parser.parse_args()
+    if arguments.scenario:
+        sys.exit(uvloop.run(simulate(arguments.scenario, arguments.agents, arguments.seed)))
+    if not arguments.url or arguments.agents < 1:
+        parser.error("a scenario is needed, or --url and --agents")
     uvloop.run(main(arguments.url, arguments.agents, arguments.ak))

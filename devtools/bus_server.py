@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +19,11 @@ _STOP_S: Final = 10.0
 
 
 class BusServer:
-    """The server whose configuration is in ``directory``."""
+    """The server whose configuration is in ``directory``. ``launcher`` stands before its command."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, launcher: Sequence[str] = ()) -> None:
         self.directory = directory
+        self._launcher = list(launcher)
         self.log = directory / "nats.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -28,7 +31,14 @@ class BusServer:
         """Start it, and wait until it serves. Servers of a cluster need each other: start all, then :meth:`wait`."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [find_server(), "-c", str(self.directory / "nats.conf"), "--ports_file_dir", str(self.directory)],
+                [
+                    *self._launcher,
+                    find_server(),
+                    "-c",
+                    str(self.directory / "nats.conf"),
+                    "--ports_file_dir",
+                    str(self.directory),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -52,6 +62,14 @@ class BusServer:
         """The process."""
         assert self._process is not None
         return self._process.pid
+
+    def freeze(self) -> None:
+        """Stall it until :meth:`thaw`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once."""

@@ -21,6 +21,9 @@ from typing import Any, Final
 from attestream.embedded.orphan import die_with_parent
 from attestream.signing import Signer
 
+INTERPRETER: Final = (sys.executable, "-m")
+"""What runs a module."""
+
 _READY_S: Final = 30.0
 _STOP_S: Final = 15.0
 _POLL_S: Final = 0.01
@@ -30,12 +33,16 @@ Sections = Mapping[str, Mapping[str, Any]]
 
 
 class Service:
-    """One service process: ``python -m services.<kind> --config FILE``. Its log goes on across restarts."""
+    """One service process: ``python -m services.<kind> --config FILE``. Its log goes on across restarts.
 
-    def __init__(self, kind: str, name: str, config: Path, log: Path) -> None:
+    ``launcher`` is the command that runs a module instead of this interpreter's ``python -m``.
+    """
+
+    def __init__(self, kind: str, name: str, config: Path, log: Path, *, launcher: Sequence[str] = ()) -> None:
         self.name = name
+        self.kind = kind
         self.log_path = log
-        self._kind = kind
+        self._launcher = list(launcher or INTERPRETER)
         self._config = config
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +69,7 @@ class Service:
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self._kind}", "--config", str(self._config)],
+                [*self._launcher, f"services.{self.kind}", "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -75,7 +82,7 @@ class Service:
 
         :raises AssertionError: when it ends instead, or takes too long; the text ends with its log.
         """
-        await self.said(_READY[self._kind], timeout_s)
+        await self.said(_READY[self.kind], timeout_s)
 
     async def said(self, text: str, timeout_s: float = _READY_S) -> None:
         """Wait until ``text`` is in the log since the last start.

@@ -1,0 +1,139 @@
+"""How machines reach the bus: all over one connection, or each over its own with the identity that it has earned."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from attestream.bus.connection import Bus, connect
+from attestream.credentials.document import Credentials
+from attestream.credentials.nkey import Kind
+from attestream.credentials.token import read, reissued
+from attestream.errors import AttestreamError
+from attestream.installation.bus_keys import issue, load_seed
+from devtools.bus_identities import enrolled
+from devtools.fleet.machine import Machine
+from devtools.site import Site
+from schemas import subjects
+from schemas.attestation import Challenge
+from schemas.base import Decoder, encode
+from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled
+from schemas.roles import Role
+
+OnChallenge = Callable[[Bus, Challenge, str], Awaitable[None]]
+
+_CHALLENGE: Final = Decoder[Challenge](Challenge)
+_ENROLMENTS: Final = 16
+_ENROL_S: Final = 60.0
+_RETRY_S: Final = 0.2
+_PENDING: Final = 1 << 20
+
+
+class Network:
+    """The connections of a fleet to a site. ``heard`` is awaited for each challenge."""
+
+    def __init__(self, site: Site, heard: OnChallenge, *, own: bool) -> None:
+        self._site = site
+        self._heard = heard
+        self._own = own
+        self._shared: Bus | None = None
+        self._enrolment: Bus | None = None
+        self._lines: dict[str, Bus] = {}
+        self._turns = asyncio.Semaphore(_ENROLMENTS)
+        self.cut_off = 0
+        """Connections that the bus has closed because their machine has failed."""
+
+    async def start(self) -> None:
+        """Connect what all machines share."""
+        self._enrolment = await self._site.connect(Role.ENROLMENT)
+        if not self._own:
+            self._shared = await self._everybody()
+            await self._listen(self._shared, "*")
+
+    async def join(self, machine: Machine) -> None:
+        """Enrol a machine as a real one is, and connect it.
+
+        :raises AttestreamError: the registrar refuses, or nobody answers in time.
+        """
+        async with self._turns:
+            deadline = time.monotonic() + _ENROL_S
+            while True:
+                try:
+                    token = await self._enrol(machine)
+                    break
+                except AttestreamError:
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(_RETRY_S)
+        if self._own:
+            await self._connect(machine, token)
+
+    def bus(self, machine: Machine) -> Bus | None:
+        """Return the connection of a machine; ``None``: it has none now."""
+        return self._lines.get(machine.agent_id) if self._own else self._shared
+
+    async def reconnect(self, machine: Machine) -> None:
+        """Cut the connection of a machine; it comes back by itself."""
+        line = self._lines.get(machine.agent_id)
+        if line is not None:
+            await line.nc.force_reconnect()
+
+    async def close(self) -> None:
+        """Disconnect everybody."""
+        for bus in (*self._lines.values(), self._shared, self._enrolment):
+            if bus is not None:
+                await bus.close()
+        self._lines.clear()
+
+    async def _enrol(self, machine: Machine) -> str:
+        assert self._enrolment is not None
+        if self._own:
+            answer = await enrolled(self._enrolment, machine, machine.bus_key)
+            machine.enrolment = answer.enrolment
+            return answer.bus_token
+        request = machine.enrol_request()
+        challenge = await self._enrolment.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge, timeout_s=5)
+        proof = machine.proof(encode(request), encode(challenge))
+        activation = ActivateRequest(agent_id=machine.agent_id, challenge_id=challenge.challenge_id, proof=proof)
+        answer = await self._enrolment.request(subjects.REGISTRAR_ACTIVATE, activation, Enrolled, timeout_s=5)
+        machine.enrolment = answer.enrolment
+        return ""
+
+    async def _connect(self, machine: Machine, token: str) -> None:
+        held = Credentials(token, machine.bus_key)
+        line = await connect(self._site.settings(machine.agent_id, identity=lambda: held))
+        self._lines[machine.agent_id] = line
+
+        async def closed() -> None:
+            if self._lines.get(machine.agent_id) is line:
+                del self._lines[machine.agent_id]
+                self.cut_off += 1
+
+        line.on_closed(closed)
+        await self._listen(line, subjects.token(machine.agent_id))
+
+    async def _listen(self, bus: Bus, token: str) -> None:
+        async def take(message: Any) -> None:
+            await self._heard(bus, _CHALLENGE.decode(message.data), message.reply)
+
+        await bus.nc.subscribe(subjects.challenge_of(token), cb=take, pending_msgs_limit=_PENDING, pending_bytes_limit=-1)
+        await bus.nc.flush()
+
+    async def _everybody(self) -> Bus:
+        """Return a connection that stands for every machine: only who has the issuer's key can have a token for it."""
+        place, now = self._site.place, int(time.time())
+        issued = issue(place, Role.AGENT, "fleet", now=now)
+        issuer = load_seed(place.issuer(Role.AGENT), Kind.ACCOUNT, "the key that issues identities of agents")
+        mine = read(issued.token)
+        bus = Bus(self._site.settings("fleet", identity=lambda: issued))
+        # Where the name of one machine would stand in its permissions, the name `*` stands for all.
+        token = reissued(msgspec.structs.replace(mine, name="*"), mine.nats, issuer, now)
+        login = bus._link._login  # noqa: SLF001 - no honest client has such a name, and none is to be able to
+        assert login is not None
+        login.token = token.encode  # type: ignore[method-assign]  # the same
+        await bus.open()
+        return bus
