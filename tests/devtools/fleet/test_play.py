@@ -135,4 +135,4 @@ def test_a_scenario_that_can_not_be_is_refused(tmp_path, text) -> None:
 def test_a_scenario_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(ConfigError, match="can not be read") as raised:
         load("no-such-scenario")
-    assert "calm" in raised.value.remedy
+    assert "calm" in raised.value.hint
