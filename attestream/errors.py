@@ -167,6 +167,8 @@ class StorageError(AttestreamError):
 
     code = "storage-unavailable"
     remedy = "Check the database and its URL."
+    reason = ""
+    """``unreachable``, ``locked``, ``full`` or ``refused``; empty when it is not known."""
 
 
 class TpmError(AttestreamError):

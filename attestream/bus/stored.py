@@ -59,6 +59,11 @@ class Batch(msgspec.Struct):
     pending: int = 0
     """Messages that the batch left out."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing that was asked for was left out."""
+        return self.status in (_END, _NOTHING) and not self.pending
+
 
 async def last_messages(bus: Bus, stream: str, filters: list[str]) -> list[Stored]:
     """Return the last message of every subject that matches ``filters`` (wildcards allowed), in the stream's order.

@@ -9,14 +9,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 
-def insert_missing(dialect: str, table: sa.Table, row: Mapping[str, Any], *, key: str) -> sa.Executable:
-    """Return the statement that inserts ``row`` unless there is one with its ``key``; that one is left as it is."""
+def insert_missing(dialect: str, table: sa.Table, row: Mapping[str, Any] | None = None, *, key: str) -> sa.Executable:
+    """Return the statement that inserts ``row`` unless there is one with its ``key``; that one is left as it is.
+
+    Without ``row`` it is to be executed with a list of rows.
+    """
+    given = row or {}
     if dialect == "mysql":
         # Not INSERT IGNORE, which would also cut what does not fit.
-        return mysql.insert(table).values(**row).on_duplicate_key_update({key: table.c[key]})
+        return mysql.insert(table).values(**given).on_duplicate_key_update({key: table.c[key]})
     if dialect == "postgresql":
-        return postgresql.insert(table).values(**row).on_conflict_do_nothing(index_elements=[key])
-    return sqlite.insert(table).values(**row).on_conflict_do_nothing(index_elements=[key])
+        return postgresql.insert(table).values(**given).on_conflict_do_nothing(index_elements=[key])
+    return sqlite.insert(table).values(**given).on_conflict_do_nothing(index_elements=[key])
 
 
 def upsert_fenced(dialect: str, table: sa.Table, *, fence: str) -> sa.Executable:

@@ -110,7 +110,9 @@ async def watched(engine: AsyncEngine, *, writing: bool, timeout_s: float | None
         reason = _reason(error)
         _outage(engine, writing=writing).failed(reason, error)
         # Strangers may be told of a StorageError: the cause, which can name hosts and tables, stays in the log.
-        raise StorageError(_MESSAGES[reason], remedy=_REMEDIES[reason]) from error
+        failure = StorageError(_MESSAGES[reason], remedy=_REMEDIES[reason])
+        failure.reason = reason
+        raise failure from error
     _outage(engine, writing=writing).ended()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestream.credentials.account import EVERYBODY, MAX_REVOKED
 from attestream.database.statements import insert_missing
-from attestream.errors import EnrolmentError, ForbiddenError
+from attestream.errors import EnrolmentError, ForbiddenError, RefusedError
 from services.registrar.tables import account, bus_key, identity, revocation, standing
 
 SKEW_S: Final = 60
@@ -18,6 +19,9 @@ dated after that: otherwise one that a fast clock has dated would outlive its re
 
 MAX_KEYS: Final = 4
 """Most keys of one agent with identities that hold: no agent may fill the list of revocations by itself."""
+
+
+_PROLONG: Final = update(bus_key).where(bus_key.c.bus_key == bindparam("key")).values(expires_at=bindparam("end"))
 
 
 async def register(
@@ -29,21 +33,62 @@ async def register(
     :raises ForbiddenError: it must, and has not.
     :raises EnrolmentError: the key is another agent's, or this one has too many.
     """
-    row = (await connection.execute(select(bus_key).where(bus_key.c.bus_key == key).with_for_update())).one_or_none()
-    if known and (row is None or row.agent_id != agent_id):
-        raise ForbiddenError(f"agent {agent_id} has no identity with the key {key}", remedy="Enrol again.")
-    if row is not None and row.agent_id != agent_id:
-        raise EnrolmentError("the key for the bus belongs to another agent", remedy="Let the agent make a new key.")
-    issued_at = max(now, await _revoked_at(connection, key) + 1)
-    # Twice the life, so that not every renewal has to be written.
-    if row is None:
-        await _check_number(connection, agent_id, now)
-        values = {"bus_key": key, "agent_id": agent_id, "expires_at": issued_at + 2 * lifetime_s}
-        await connection.execute(insert(bus_key).values(**values))
-    elif row.expires_at < issued_at + lifetime_s:
-        values = {"expires_at": issued_at + 2 * lifetime_s}
-        await connection.execute(update(bus_key).where(bus_key.c.bus_key == key).values(**values))
-    return issued_at
+    (outcome,) = await register_all(connection, [(agent_id, key)], now=now, lifetime_s=lifetime_s, known=known)
+    if isinstance(outcome, RefusedError):
+        raise outcome
+    return outcome
+
+
+async def register_all(
+    connection: AsyncConnection, wanted: Sequence[tuple[str, str]], *, now: int, lifetime_s: int, known: bool = False
+) -> list[int | RefusedError]:
+    """Do as :func:`register` does for each agent and key; what that raises is returned."""
+    if not wanted:
+        return []
+    agents, keys = {agent_id for agent_id, _ in wanted}, {key for _, key in wanted}
+    query = select(bus_key).where(or_(bus_key.c.bus_key.in_(keys), bus_key.c.agent_id.in_(agents)))
+    found = (await connection.execute(query.order_by(bus_key.c.bus_key).with_for_update())).mappings()
+    rows = {row["bus_key"]: dict(row) for row in found}
+    revoked = await _revoked_at(connection, keys)
+    outcomes: list[int | RefusedError] = []
+    new: dict[str, dict[str, Any]] = {}
+    longer: dict[str, dict[str, Any]] = {}
+    for agent_id, key in wanted:
+        row = rows.get(key)
+        if (refusal := _refusal(rows, agent_id, key, now, known=known)) is not None:
+            outcomes.append(refusal)
+            continue
+        issued_at = max(now, revoked(key) + 1)
+        outcomes.append(issued_at)
+        if row is not None and row["expires_at"] >= issued_at + lifetime_s:
+            continue
+        # Twice the life, so that not every renewal has to be written.
+        rows[key] = {"bus_key": key, "agent_id": agent_id, "expires_at": issued_at + 2 * lifetime_s}
+        (new if row is None or key in new else longer)[key] = rows[key]
+    if new:
+        await connection.execute(insert(bus_key), list(new.values()))
+    if longer:
+        changed = [{"key": key, "end": row["expires_at"]} for key, row in longer.items()]
+        await connection.execute(_PROLONG, changed)
+    return outcomes
+
+
+def _refusal(
+    rows: Mapping[str, Mapping[str, Any]], agent_id: str, key: str, now: int, *, known: bool
+) -> RefusedError | None:
+    row = rows.get(key)
+    if known and (row is None or row["agent_id"] != agent_id):
+        return ForbiddenError(f"agent {agent_id} has no identity with the key {key}", remedy="Enrol again.")
+    if row is not None:
+        if row["agent_id"] == agent_id:
+            return None
+        return EnrolmentError("the key for the bus belongs to another agent", remedy="Let the agent make a new key.")
+    if sum(one["agent_id"] == agent_id and one["expires_at"] > now for one in rows.values()) < MAX_KEYS:
+        return None
+    return EnrolmentError(
+        f"agent {agent_id} has identities with {MAX_KEYS} keys already",
+        remedy="Find out why its key does not last; the oldest expire by themselves.",
+    )
 
 
 async def renewable(connection: AsyncConnection, agent_id: str, key: str, *, now: int, lifetime_s: int) -> int:
@@ -112,22 +157,15 @@ async def sweep(connection: AsyncConnection, *, now: int) -> None:
     await connection.execute(delete(revocation).where(revocation.c.until <= now))
 
 
-async def _revoked_at(connection: AsyncConnection, key: str) -> int:
-    query = select(func.max(revocation.c.revoked_at)).where(revocation.c.bus_key.in_((key, EVERYBODY)))
-    return int((await connection.execute(query)).scalar_one_or_none() or 0)
-
-
-async def _check_number(connection: AsyncConnection, agent_id: str, now: int) -> None:
-    query = select(func.count()).where(bus_key.c.agent_id == agent_id, bus_key.c.expires_at > now)
-    if (await connection.execute(query)).scalar_one() >= MAX_KEYS:
-        raise EnrolmentError(
-            f"agent {agent_id} has identities with {MAX_KEYS} keys already",
-            remedy="Find out why its key does not last; the oldest expire by themselves.",
-        )
+async def _revoked_at(connection: AsyncConnection, keys: Iterable[str]) -> Callable[[str], int]:
+    """Return what tells the time until which what was issued to one of ``keys`` is void; 0: nothing is."""
+    query = select(revocation.c.bus_key, revocation.c.revoked_at).where(revocation.c.bus_key.in_({*keys, EVERYBODY}))
+    found = {row.bus_key: row.revoked_at for row in await connection.execute(query)}
+    return lambda key: max(found.get(key, 0), found.get(EVERYBODY, 0))
 
 
 async def _enter(connection: AsyncConnection, key: str, agent_id: str, *, now: int, until: int) -> None:
-    before = await _revoked_at(connection, key)
+    before = (await _revoked_at(connection, [key]))(key)
     revoked_at = max(now + SKEW_S, before + 1)
     if before:
         await connection.execute(delete(revocation).where(revocation.c.bus_key == key))

@@ -6,21 +6,17 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
-import msgspec
 from msgspec.structs import replace
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.database import reading, transaction
 from attestream.errors import (
     AttestreamError,
     EnrolmentError,
-    ForbiddenError,
     MalformedError,
-    RefusedError,
-    SignatureError,
     SupersededError,
 )
 from attestream.telemetry import ENROLMENTS, counter
@@ -40,31 +36,22 @@ from schemas.enrolment import (
     IdentityPage,
     transcript,
 )
-from schemas.events import Event, EventKind, Finding, Standing
+from schemas.events import EventKind
 from schemas.subjects import AGENT_ID
 from services.registrar import challenges, identities, outbox
 from services.registrar.admission import Admitted, Rules, decide, examine
+from services.registrar.challenges import Issued
+from services.registrar.grouping import Group
 from services.registrar.hook import Hook
-from services.registrar.issuing import Issuer, check_key, check_possession
+from services.registrar.issuing import Issuer, check_key
+from services.registrar.proofs import Proven, Refusal, Registration, event, judge
 
 SECRET_BYTES: Final = 32
 CHALLENGE_ID_BYTES: Final = 16
 SWEEP_EVERY: Final = 256
 """Challenges of this replica between two sweeps: what a flood can add beyond the bound."""
 
-_FINDINGS: Final = msgspec.msgpack.Decoder(list[Finding])
-_NO_FINDINGS: Final = msgspec.msgpack.encode([])
-"""Of challenges from before there were findings."""
-
 _log = logging.getLogger(__name__)
-
-
-class Registration(NamedTuple):
-    """A key that gets an identity on the bus."""
-
-    key: str
-    issued_at: int
-    """Unix seconds that the identity is to be dated with."""
 
 
 class Registrar:
@@ -94,6 +81,8 @@ class Registrar:
         self._recorded = recorded
         self._since_sweep = 0
         self._counter = counter(ENROLMENTS)
+        self._challenges = Group[Issued, EnrolmentError | None](self._keep)
+        self._proofs = Group[ActivateRequest, Proven | Refusal](self._judge)
 
     async def enrol(self, request: EnrolRequest, raw: bytes) -> EnrolChallenge:
         """Challenge an agent. An active record is not touched.
@@ -115,26 +104,32 @@ class Registrar:
             expires_at=now + self._lifetime_ms,
         )
         proof = hmac.digest(secret, transcript(raw, encode(challenge)), "sha256")
-        async with transaction(self._engine) as connection:
-            owner = await identities.owner(connection, request.agent_id)
-            if owner and owner != admitted.ek.tpm2b:
-                raise identities.taken(request.agent_id)
-            await challenges.add(
-                connection,
-                challenge_id=challenge.challenge_id,
-                agent_id=request.agent_id,
-                now=now,
-                expires_at=challenge.expires_at,
-                proof_digest=hashlib.sha256(proof).digest(),
-                admitted=admitted,
-                transport_key=request.transport_key,
-                bus_key=request.bus_key,
-            )
-            self._since_sweep += 1
-            if self._since_sweep >= SWEEP_EVERY:
-                await challenges.sweep(connection, now=now)
-                self._since_sweep = 0
+        issued = Issued(
+            challenge_id=challenge.challenge_id,
+            agent_id=request.agent_id,
+            issued_at=now,
+            expires_at=challenge.expires_at,
+            proof_digest=hashlib.sha256(proof).digest(),
+            admitted=admitted,
+            transport_key=request.transport_key,
+            bus_key=request.bus_key,
+        )
+        if (refusal := await self._challenges.submit(issued)) is not None:
+            raise refusal
         return challenge
+
+    async def _keep(self, issued: list[Issued]) -> list[EnrolmentError | None]:
+        """Store challenges, unless the id is another TPM's; return the refusals."""
+        async with transaction(self._engine) as connection:
+            owners = await identities.owners(connection, [one.agent_id for one in issued])
+            theirs = [owners.get(one.agent_id, one.admitted.ek.tpm2b) == one.admitted.ek.tpm2b for one in issued]
+            kept = [one for one, free in zip(issued, theirs, strict=True) if free]
+            await challenges.add(connection, kept)
+            self._since_sweep += len(kept)
+            if self._since_sweep >= SWEEP_EVERY:
+                await challenges.sweep(connection, now=self._clock())
+                self._since_sweep = 0
+        return [None if free else identities.taken(one.agent_id) for one, free in zip(issued, theirs, strict=True)]
 
     async def _admit(self, request: EnrolRequest, now: int) -> Admitted:
         try:
@@ -157,70 +152,33 @@ class Registrar:
         """
         if not AGENT_ID.match(request.agent_id):
             raise MalformedError("the agent id is not 1-80 characters of A-Z a-z 0-9 . _ -")
-        now = self._clock()
-        async with transaction(self._engine) as connection:
-            outcome = await self._judge(connection, request, now)
+        outcome = await self._proofs.submit(request)
         if isinstance(outcome, AttestreamError):
             self._counter.add(1, {"outcome": "refused"})
             _log.warning("enrolment of %r refused: %s", request.agent_id[:100], outcome.message)
             raise outcome
         self._counter.add(1, {"outcome": "enrolled"})
         self._recorded()
-        enrolled, identity = outcome
+        enrolled, registration = outcome
         _log.info("agent %s enrolled as number %d", enrolled.agent_id, enrolled.enrolment)
-        return await self._with_identity(enrolled, identity) if identity is not None else enrolled
+        return await self._with_identity(enrolled, registration) if registration is not None else enrolled
 
-    async def _with_identity(self, enrolled: Enrolled, identity: Registration | AttestreamError) -> Enrolled:
+    async def _judge(self, requests: list[ActivateRequest]) -> list[Proven | Refusal]:
+        async with transaction(self._engine) as connection:
+            return await judge(connection, requests, self._issuer, now=self._clock())
+
+    async def _with_identity(self, enrolled: Enrolled, registration: Registration | AttestreamError) -> Enrolled:
         """Return the confirmation with an identity on the bus, or with the reason why there is none."""
         if self._issuer is None:
             return replace(enrolled, bus_refusal="this registrar issues no identities on the bus")
         try:
-            if isinstance(identity, AttestreamError):
-                raise identity
-            token = await self._issuer.issue(enrolled.agent_id, identity.key, identity.issued_at, outcome="issued")
+            if isinstance(registration, AttestreamError):
+                raise registration
+            key, issued_at = registration
+            token = await self._issuer.issue(enrolled.agent_id, key, issued_at, outcome="issued")
         except AttestreamError as error:
             return replace(enrolled, bus_refusal=self._issuer.refused(enrolled.agent_id, error))
         return replace(enrolled, bus_token=token)
-
-    async def _registered(
-        self, connection: AsyncConnection, agent_id: str, key: str
-    ) -> Registration | AttestreamError | None:
-        if self._issuer is None or not key:
-            return ForbiddenError("no identities are issued here") if key else None
-        try:
-            return Registration(key, await self._issuer.register(connection, agent_id, key))
-        except RefusedError as error:
-            return error
-
-    async def _judge(
-        self, connection: AsyncConnection, request: ActivateRequest, now: int
-    ) -> tuple[Enrolled, Registration | AttestreamError | None] | AttestreamError:
-        """Return the refusal rather than raise it: the use of the challenge must be committed."""
-        pending = await challenges.take(connection, request.challenge_id, request.agent_id)
-        if pending is None:
-            return EnrolmentError("no such challenge: it was used, replaced or never made", remedy="Enrol again.")
-        if pending.expires_at <= now:
-            return EnrolmentError("the challenge has expired", remedy="Enrol again, and activate sooner.")
-        # Digests are compared: the awaited proof itself is not kept.
-        if not hmac.compare_digest(hashlib.sha256(request.proof).digest(), pending.proof_digest):
-            return EnrolmentError("the proof is wrong: this TPM does not hold both the EK and the AK")
-        try:
-            if pending.bus_key:
-                check_possession(pending.bus_key, request)
-            recorded = await identities.record(connection, request.agent_id, pending.claims, now)
-        except (EnrolmentError, SignatureError, MalformedError) as error:
-            return error
-        if recorded.changed:
-            kind = EventKind.ENROLLED if recorded.first else EventKind.RE_ENROLLED
-            findings = _FINDINGS.decode(pending.claims["findings"] or _NO_FINDINGS)
-            await outbox.add(connection, _event(kind, request.agent_id, recorded.enrolment, now, findings))
-        enrolled = Enrolled(
-            agent_id=request.agent_id,
-            ak_name=pending.claims["ak_name"],
-            enrolment=recorded.enrolment,
-            at=recorded.at,
-        )
-        return enrolled, await self._registered(connection, request.agent_id, pending.bus_key)
 
     async def delete(self, request: DeleteIdentity, author: Author = ANYBODY) -> Done:
         """Remove an enrolment and its pending challenges, as ``author`` asks: the id is free.
@@ -235,9 +193,8 @@ class Registrar:
                 raise SupersededError(f"{request.agent_id} has enrolled since the request was signed")
             enrolment = await identities.remove(connection, request.agent_id)
             await challenges.forget(connection, request.agent_id)
-            event = _event(EventKind.IDENTITY_DELETED, request.agent_id, enrolment, self._clock())
-            event = msgspec.structs.replace(event, actor=author.name, actor_key=author.key_id)
-            await outbox.add(connection, event)
+            deleted = event(EventKind.IDENTITY_DELETED, request.agent_id, enrolment, self._clock())
+            await outbox.add(connection, replace(deleted, actor=author.name, actor_key=author.key_id))
         self._recorded()
         _log.info("identity of agent %s deleted", request.agent_id)
         return Done()
@@ -266,16 +223,3 @@ class Registrar:
         """
         async with transaction(self._engine) as connection:
             return await challenges.sweep(connection, now=self._clock())
-
-
-def _event(kind: EventKind, agent_id: str, enrolment: int, now: int, findings: Sequence[Finding] = ()) -> Event:
-    deleted = kind is EventKind.IDENTITY_DELETED
-    return Event(
-        id=f"{kind}:{agent_id}:{enrolment}",
-        kind=kind,
-        agent_id=agent_id,
-        at=now,
-        enrolment=enrolment,
-        standing=Standing.UNKNOWN if deleted else Standing.ENROLLED,
-        findings=list(findings),
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestream.database.statements import insert_missing
@@ -16,6 +17,12 @@ from services.registrar.tables import CLAIMS, identity
 
 MAX_PAGE: Final = 500
 _NOTHING: Final[dict[str, Any]] = {name: "" if name == "ek_trust" else b"" for name in CLAIMS}
+_WHOLE_ROW: Final = (
+    update(identity)
+    .where(identity.c.agent_id == bindparam("agent_id_"))
+    .values(**{column.name: bindparam(f"{column.name}_") for column in identity.c if not column.primary_key})
+)
+"""To be executed with rows whose names end in an underscore."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -30,26 +37,37 @@ class Recorded(msgspec.Struct, frozen=True):
     """Whether the id was free."""
 
 
-async def record(connection: AsyncConnection, agent_id: str, claims: dict[str, Any], now: int) -> Recorded:
-    """Make a proven enrolment the active one.
+async def record(
+    connection: AsyncConnection, proven: Sequence[tuple[str, dict[str, Any]]], now: int
+) -> list[Recorded | EnrolmentError]:
+    """Make each proven enrolment the active one, or tell why not: when the id belongs to another EK.
 
     The id stays with its EK until an operator deletes the identity: a valid proof by another TPM takes nothing over.
 
-    :raises EnrolmentError: when the id belongs to another EK.
+    :param proven: agent id, and the claims.
     """
-    row = await _lock(connection, agent_id)
-    if row.active and row.ek_public != claims["ek_public"]:
-        raise taken(agent_id)
-    same = row.active and row.ak_public == claims["ak_public"] and row.transport_key == claims["transport_key"]
-    if same:
-        # The certificate and its judgement may be newer; who the agent is has not changed.
-        values = {name: claims[name] for name in ("ek_certificate", "ek_trust", "findings")}
-    else:
-        values = {**claims, "active": True, "enrolment": row.enrolment + 1, "at": now}
-    await connection.execute(update(identity).where(identity.c.agent_id == agent_id).values(**values))
-    if same:
-        return Recorded(enrolment=row.enrolment, at=row.at, changed=False, first=False)
-    return Recorded(enrolment=row.enrolment + 1, at=now, changed=True, first=not row.active)
+    rows = await _lock(connection, {agent_id for agent_id, _ in proven})
+    outcomes: list[Recorded | EnrolmentError] = []
+    changed: dict[str, dict[str, Any]] = {}
+    for agent_id, claims in proven:
+        row = rows[agent_id]
+        if row["active"] and row["ek_public"] != claims["ek_public"]:
+            outcomes.append(taken(agent_id))
+            continue
+        first = not row["active"]
+        if not first and row["ak_public"] == claims["ak_public"] and row["transport_key"] == claims["transport_key"]:
+            # The certificate and its judgement may be newer; who the agent is has not changed.
+            row.update({name: claims[name] for name in ("ek_certificate", "ek_trust", "findings")})
+            outcomes.append(Recorded(enrolment=row["enrolment"], at=row["at"], changed=False, first=False))
+        else:
+            row.update({**claims, "active": True, "enrolment": row["enrolment"] + 1, "at": now})
+            outcomes.append(Recorded(enrolment=row["enrolment"], at=now, changed=True, first=first))
+        changed[agent_id] = row
+    if changed:
+        await connection.execute(
+            _WHOLE_ROW, [{f"{name}_": value for name, value in row.items()} for row in changed.values()]
+        )
+    return outcomes
 
 
 async def remove(connection: AsyncConnection, agent_id: str) -> int:
@@ -81,10 +99,12 @@ async def find(connection: AsyncConnection, agent_id: str) -> Identity:
     return _identity(row)
 
 
-async def owner(connection: AsyncConnection, agent_id: str) -> bytes:
-    """Return the EK public of the id's active identity; empty when the id is free."""
-    query = select(identity.c.ek_public).where(identity.c.agent_id == agent_id, identity.c.active)
-    return (await connection.execute(query)).scalar_one_or_none() or b""
+async def owners(connection: AsyncConnection, agent_ids: Iterable[str]) -> dict[str, bytes]:
+    """Return the EK public of each id's active identity; an id that is free is left out."""
+    query = select(identity.c.agent_id, identity.c.ek_public).where(
+        identity.c.agent_id.in_(set(agent_ids)), identity.c.active
+    )
+    return {row.agent_id: row.ek_public for row in await connection.execute(query)}
 
 
 async def page(connection: AsyncConnection, query: AgentsQuery) -> IdentityPage:
@@ -111,11 +131,22 @@ def taken(agent_id: str) -> EnrolmentError:
     return EnrolmentError(f"the id {agent_id!r} belongs to another TPM")
 
 
-async def _lock(connection: AsyncConnection, agent_id: str) -> Row[Any]:
-    """Return the id's row, locked until the transaction ends; a free row is made when there is none."""
-    free = {"agent_id": agent_id, "active": False, "enrolment": 0, "at": 0, **_NOTHING}
-    await connection.execute(insert_missing(connection.dialect.name, identity, free, key="agent_id"))
-    return (await connection.execute(select(identity).where(identity.c.agent_id == agent_id).with_for_update())).one()
+async def _lock(connection: AsyncConnection, agent_ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Return the ids' rows, locked until the transaction ends; a free row is made where there is none."""
+    rows = await _locked(connection, agent_ids)
+    if missing := agent_ids - rows.keys():
+        free = [{"agent_id": one, "active": False, "enrolment": 0, "at": 0, **_NOTHING} for one in sorted(missing)]
+        await connection.execute(insert_missing(connection.dialect.name, identity, key="agent_id"), free)
+        rows |= await _locked(connection, missing)
+    return rows
+
+
+async def _locked(connection: AsyncConnection, agent_ids: set[str]) -> dict[str, dict[str, Any]]:
+    if not agent_ids:
+        return {}
+    # In one order, so that two registrars do not wait for each other.
+    query = select(identity).where(identity.c.agent_id.in_(agent_ids)).order_by(identity.c.agent_id).with_for_update()
+    return {row["agent_id"]: dict(row) for row in (await connection.execute(query)).mappings()}
 
 
 def _identity(row: Row[Any]) -> Identity:

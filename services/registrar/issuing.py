@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from attestream.bus.connection import Bus
 from attestream.credentials.nkey import Kind, NKey, decode_public, verify
 from attestream.credentials.token import role_tag, user_token
-from attestream.errors import AttestreamError, ForbiddenError, MalformedError
+from attestream.errors import AttestreamError, ForbiddenError, MalformedError, RefusedError
 from attestream.telemetry import BUS_IDENTITIES, counter
 from schemas import subjects
 from schemas.enrolment import ActivateRequest, possession_bytes
 from schemas.roles import Role
 from services.registrar import bus_keys, standing
+from services.registrar.grouping import Group
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Issuer:
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._counter = counter(BUS_IDENTITIES)
+        self._record = Group[str, standing.Decision](self._look)
 
     async def register(self, connection: AsyncConnection, agent_id: str, key: str, *, known: bool = False) -> int:
         """Note that an agent gets an identity for ``key``; return the time at which it is to be dated (Unix seconds).
@@ -49,6 +51,15 @@ class Issuer:
         _check(agent_id, await standing.kept(connection, agent_id))
         now = self._clock() // 1000
         return await bus_keys.register(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s, known=known)
+
+    async def register_all(self, connection: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> list[int | RefusedError]:
+        """Do as :meth:`register` does for each agent and key; what that raises is returned."""
+        kept = await standing.all_kept(connection, [agent_id for agent_id, _ in wanted]) if wanted else {}
+        objections = [_objection(agent_id, kept.get(agent_id, standing.UNDECIDED)) for agent_id, _ in wanted]
+        admitted = [one for one, objection in zip(wanted, objections, strict=True) if objection is None]
+        now = self._clock() // 1000
+        outcomes = iter(await bus_keys.register_all(connection, admitted, now=now, lifetime_s=self._lifetime_s))
+        return [next(outcomes) if objection is None else objection for objection in objections]
 
     async def renewable(self, connection: AsyncConnection, agent_id: str, key: str) -> int:
         """Return the time with which the next identity is to be dated when :meth:`register` has nothing to note, else 0."""
@@ -62,7 +73,7 @@ class Issuer:
         :raises ForbiddenError: the record says that the agent is blocked.
         :raises BusError: the record can not be read; then there is no identity.
         """
-        _check(agent_id, await standing.on_record(self._bus, agent_id))
+        _check(agent_id, await self._record.submit(agent_id))
         self._counter.add(1, {"outcome": outcome})
         return user_token(
             self._key,
@@ -73,6 +84,9 @@ class Issuer:
             expires_at=issued_at + self._lifetime_s,
             tags=[role_tag(Role.AGENT)],
         )
+
+    async def _look(self, agent_ids: list[str]) -> list[standing.Decision]:
+        return await standing.all_on_record(self._bus, agent_ids)
 
     def refused(self, agent_id: str, error: AttestreamError) -> str:
         """Count and log a refusal; return its text."""
@@ -102,5 +116,11 @@ def check_possession(key: str, request: ActivateRequest) -> None:
 
 
 def _check(agent_id: str, decision: standing.Decision) -> None:
-    if decision.objection:
-        raise ForbiddenError(f"agent {agent_id} is cut off: {decision.objection}", remedy=_REMEDY)
+    if (objection := _objection(agent_id, decision)) is not None:
+        raise objection
+
+
+def _objection(agent_id: str, decision: standing.Decision) -> ForbiddenError | None:
+    if not decision.objection:
+        return None
+    return ForbiddenError(f"agent {agent_id} is cut off: {decision.objection}", remedy=_REMEDY)

@@ -29,11 +29,14 @@ LOOK_AGAIN_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-async def add(connection: AsyncConnection, event: Event) -> None:
-    """Write an event in the caller's transaction. Its id is its message id."""
-    await connection.execute(
-        insert(outbox).values(message_id=event.id, subject=subjects.event(event.kind, event.agent_id), data=encode(event))
-    )
+async def add(connection: AsyncConnection, *events: Event) -> None:
+    """Write events in the caller's transaction. An event's id is its message id."""
+    rows = [
+        {"message_id": event.id, "subject": subjects.event(event.kind, event.agent_id), "data": encode(event)}
+        for event in events
+    ]
+    if rows:
+        await connection.execute(insert(outbox), rows)
 
 
 class Publisher:

@@ -49,7 +49,7 @@ class Renewals:
                 token = await self._issuer.issue(request.agent_id, request.bus_key, issued_at, outcome="renewed")
                 return Renewed(agent_id=request.agent_id, bus_token=token)
             async with transaction(self._engine) as connection:
-                if not await identities.owner(connection, request.agent_id):
+                if not await identities.owners(connection, [request.agent_id]):
                     raise ForbiddenError(f"agent {request.agent_id} is not enrolled", remedy="Enrol again.")
                 issued_at = await self._issuer.register(connection, request.agent_id, request.bus_key, known=True)
             token = await self._issuer.issue(request.agent_id, request.bus_key, issued_at, outcome="renewed")

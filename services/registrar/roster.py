@@ -113,8 +113,7 @@ class RosterKeeper:
         if not events:
             return
         async with transaction(self._engine) as connection:
-            for event in events:
-                await outbox.add(connection, event)
+            await outbox.add(connection, *events)
         self._recorded()
         _log.info("%d changes of the roster are put on the record", len(events))
 

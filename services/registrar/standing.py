@@ -7,6 +7,7 @@ agents recover by themselves) lifts the block. An agent of which the record tell
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import func, select, update
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from attestream.bus.connection import Bus
 from attestream.bus.stored import Stored, get_batch
 from attestream.database.statements import insert_missing
-from attestream.errors import AttestreamError
+from attestream.errors import AttestreamError, BusError
 from schemas import subjects, topology
 from schemas.events import EventKind
 from services.registrar.tables import standing
@@ -54,10 +55,26 @@ async def on_record(bus: Bus, agent_id: str) -> Decision:
 
     :raises BusError: the record can not be read.
     """
-    wanted = {subjects.event(kind, agent_id): kind for kind in DECIDING}
+    return (await all_on_record(bus, [agent_id]))[0]
+
+
+async def all_on_record(bus: Bus, agent_ids: Sequence[str]) -> list[Decision]:
+    """Return what the last deciding event about each agent says, with one question to the stream.
+
+    :raises BusError: the record can not be read.
+    """
+    wanted = {subjects.event(kind, agent_id): (agent_id, kind) for agent_id in agent_ids for kind in DECIDING}
     batch = await get_batch(bus, topology.EVENTS.name, {"multi_last": list(wanted), "batch": 2 * len(wanted)})
-    decisions = [await _believed(bus, wanted[one.subject], one) for one in batch.messages]
-    return max(decisions, default=UNDECIDED)
+    if not batch.whole:
+        if len(agent_ids) == 1:
+            raise BusError(f"the record about {agent_ids[0]} does not come whole")
+        half = len(agent_ids) // 2
+        return [*await all_on_record(bus, agent_ids[:half]), *await all_on_record(bus, agent_ids[half:])]
+    last: dict[str, Decision] = {}
+    for one in batch.messages:
+        agent_id, kind = wanted[one.subject]
+        last[agent_id] = max(last.get(agent_id, UNDECIDED), await _believed(bus, kind, one))
+    return [last.get(agent_id, UNDECIDED) for agent_id in agent_ids]
 
 
 async def _believed(bus: Bus, kind: EventKind, event: Stored) -> Decision:
@@ -73,9 +90,14 @@ async def _believed(bus: Bus, kind: EventKind, event: Stored) -> Decision:
 
 async def kept(connection: AsyncConnection, agent_id: str) -> Decision:
     """Return what was kept of the last deciding event, under a lock until the transaction ends."""
-    query = select(standing).where(standing.c.agent_id == agent_id).with_for_update()
-    row = (await connection.execute(query)).one_or_none()
-    return Decision(row.sequence, row.blocked, row.reason) if row is not None else UNDECIDED
+    return (await all_kept(connection, [agent_id])).get(agent_id, UNDECIDED)
+
+
+async def all_kept(connection: AsyncConnection, agent_ids: Iterable[str]) -> dict[str, Decision]:
+    """Return what was kept of the last deciding event about each agent, under locks until the transaction ends."""
+    this = standing.c.agent_id.in_(set(agent_ids))
+    rows = await connection.execute(select(standing).where(this).order_by(standing.c.agent_id).with_for_update())
+    return {row.agent_id: Decision(row.sequence, row.blocked, row.reason) for row in rows}
 
 
 async def keep(connection: AsyncConnection, agent_id: str, decision: Decision) -> bool:

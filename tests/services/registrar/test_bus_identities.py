@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -164,6 +165,19 @@ async def test_renewal_is_refused_by_the_record_itself(bus, config, connected, e
         with pytest.raises(ForbiddenError, match="'failed'"):
             await issuer.issue("a", key.public, 1, outcome="renewed")
         await eventually(lambda: mine.nc.is_closed)
+
+
+async def test_the_record_about_any_number_of_agents_is_read_whole(bus, config, verifier):
+    """The server answers at most 1,024 events to one question; what it leaves out may be a failure."""
+    names = [f"a{index}" for index in range(550)]
+    async with asyncio.TaskGroup() as tasks:
+        for name in names:
+            tasks.create_task(put_on_record(verifier, name, EventKind.ADDED))
+    async with asyncio.TaskGroup() as tasks:
+        for name in names:
+            tasks.create_task(put_on_record(verifier, name, EventKind.FAILED))
+    decisions = await standing.all_on_record(bus, [*names, "nobody"])
+    assert [decision.blocked for decision in decisions] == [True] * len(names) + [False]
 
 
 async def test_deleted_agents_are_cut_off(bus, config, connected, enrolment, verifier, make_agent):

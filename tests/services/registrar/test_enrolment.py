@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from attestream.database import open_engine, reading, transaction
 from attestream.errors import EnrolmentError, MalformedError, UnknownAgentError
+from attestream.tpm.public import parse_public
 from devtools.soft_agent import SoftAgent
 from schemas import subjects
 from schemas.base import decode, encode
@@ -138,6 +139,29 @@ async def test_same_tpm_with_a_new_ak_or_transport_key_raises_the_number(registr
     assert (await enrol(moved)).enrolment == 3
     assert (await identity("a")).transport_key == moved.transport_key
     await eventually(kinds("a"), [(EventKind.ENROLLED, 1), (EventKind.RE_ENROLLED, 2), (EventKind.RE_ENROLLED, 3)])
+
+
+@EVERY_DATABASE
+async def test_many_proofs_at_once_are_judged_each_by_itself(
+    registrar, make_agent, challenge_of, activate, identity, pending
+):
+    """They share a transaction; what is wrong with one, and a proof that comes twice, touches no other."""
+    agents = [make_agent(f"a{index}", machine=f"m{index % 4}") for index in range(12)]
+    thief = make_agent("a0", machine="thief")
+    asked = [(agent, request := agent.enrol_request(), await challenge_of(agent, request)) for agent in [*agents, thief]]
+    wrong = msgspec.structs.replace(asked[3][2], challenge_id=asked[4][2].challenge_id)
+    # The proof of the third is for the challenge of the fourth: it is wrong, and belongs to another agent.
+    work = [*asked[:3], (asked[3][0], asked[3][1], wrong), *asked[4:], asked[5]]
+    outcomes = await asyncio.gather(*(activate(*one) for one in work), return_exceptions=True)
+    refused = [isinstance(outcome, EnrolmentError) for outcome in outcomes]
+    assert [refused[3], sum(refused)] == [True, 3]
+    assert refused[0] + refused[12] == 1, "an id belongs to one TPM"
+    assert refused[5] + refused[13] == 1, "a challenge can be used once"
+    good = [outcome for outcome, no in zip(outcomes, refused, strict=True) if not no]
+    assert {(one.agent_id, one.enrolment) for one in good} == {(f"a{index}", 1) for index in range(12) if index != 3}
+    for one in good:
+        assert parse_public((await identity(one.agent_id)).ak_public).name == one.ak_name
+    assert await pending() == 1, "the challenge of the third is not used up"
 
 
 async def test_cve_2025_13609_another_tpm_does_not_take_over_an_id(registrar, make_agent, enrol, identity, kinds):
