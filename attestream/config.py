@@ -271,6 +271,10 @@ class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """MiB of revocations; default 512."""
     dead_mib: Mebibytes = 256
     """MiB of messages that could not be processed; the oldest make room; default 256."""
+    archive_mib: Mebibytes = 896
+    """MiB of kept evidence; the oldest makes room; default 896."""
+    archive_index_mib: Mebibytes = 128
+    """MiB of the index of kept evidence and of kept IMA logs; the oldest make room; default 128."""
     enrolments_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 1_000.0
     """Enrolment requests per second that a registrar takes from everybody, on average; default 1000."""
     enrolments_per_agent_min: Annotated[float, Meta(gt=0, le=100_000)] = 12.0
@@ -298,6 +302,8 @@ class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=Tru
             "EVENTS": self.events_mib,
             "REVOCATIONS": self.revocations_mib,
             "DEAD": self.dead_mib,
+            "ARCHIVE": self.archive_index_mib,
+            "OBJ_evidence": self.archive_mib,
         }
         return {name: count << 20 for name, count in mebibytes.items()}
 

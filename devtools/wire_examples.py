@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from schemas import attestation, commands, enrolment, events, trust
+from schemas import archive, attestation, commands, enrolment, events, trust
 from schemas.base import Message, encode
 from schemas.roles import Role
 
@@ -216,8 +216,65 @@ TRUST: Final[tuple[Message, ...]] = (
         approvals_by="alice",
     ),
 )
+ARCHIVE: Final[tuple[Message, ...]] = (
+    archive.ArchiveEntry(
+        agent_id=_AGENT,
+        at=_AT,
+        enrolment=2,
+        seq=_AT,
+        verdict="fail",
+        standing=events.Standing.FAILED,
+        event_number=3,
+        policy="web@3",
+        policy_digest="ab" * 32,
+        codes=["runtime.file-digest"],
+        object="cd" * 32,
+        size=4096,
+        stored=1024,
+        worker="w1",
+    ),
+    archive.ArchivedAppraisal(
+        agent_id=_AGENT,
+        enrolment=2,
+        incarnation="c1",
+        received_at=_AT,
+        appraised_at=_AT + 1,
+        last_seq=_AT - 1,
+        window_ms=15_000,
+        ak_public=b"ak",
+        transport=b"t" * 32,
+        policy="web@3",
+        policy_digest="ab" * 32,
+        state=b"before",
+        evidence=b"evidence",
+        verdict="fail",
+        findings=[_FINDING],
+        state_after=b"after",
+        before=events.Standing.TRUSTED,
+        standing=events.Standing.FAILED,
+        event_number=3,
+        version="1.0",
+        boot_policies=["site.boot"],
+        worker="w1",
+    ),
+    archive.LogSegment(
+        agent_id=_AGENT,
+        at=_AT,
+        enrolment=2,
+        reset_count=7,
+        restart_count=1,
+        first=1200,
+        count=1,
+        ascii=True,
+        size=300,
+        data=b"compressed",
+        object="ef" * 32,
+        worker="w1",
+    ),
+)
 EXAMPLES: Final = {
-    str(message.__struct_config__.tag): message for message in (*ATTESTATION, *ENROLMENT, *COMMANDS, *EVENTS, *TRUST)
+    str(message.__struct_config__.tag): message
+    for message in (*ATTESTATION, *ENROLMENT, *COMMANDS, *EVENTS, *TRUST, *ARCHIVE)
 }
 """Tag -> an example with every field set."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from schemas import attestation, commands, enrolment, events, subjects, topology, trust
+from schemas import archive, attestation, commands, enrolment, events, subjects, topology, trust
 from schemas.base import Message
 
 AGENT: Final = "{agent}"
@@ -235,11 +235,29 @@ CHANNELS: Final = (
         "What could not be processed from a stream.",
         stream=topology.DEAD.name,
     ),
+    Channel(
+        "archivedEvidence",
+        _about(subjects.archived_evidence),
+        (archive.ArchiveEntry,),
+        "verifier",
+        "tenant",
+        "A line of the index of kept evidence. It expires when the policy in use says so.",
+        stream=topology.ARCHIVE.name,
+    ),
+    Channel(
+        "archivedLog",
+        _about(subjects.archived_log),
+        (archive.LogSegment,),
+        "verifier",
+        "tenant",
+        "Entries of the IMA log of one boot. They expire when the policy in use says so.",
+        stream=topology.ARCHIVE.name,
+    ),
 )
 """Every subject of the contract."""
 
-ENVELOPED: Final = (events.Revocation, trust.Roster)
-"""Messages that travel as the payload of a ``Signed`` envelope."""
+ENVELOPED: Final = (events.Revocation, trust.Roster, archive.ArchivedAppraisal)
+"""Messages that travel inside of something else: of a ``Signed`` envelope, or of an object."""
 
 HEADERS: Final = (
     Header(subjects.HEADER_CONTENT_TYPE, f"`{subjects.CONTENT_TYPE}`."),

@@ -143,6 +143,7 @@ _EVENTS: Final = topology.EVENTS.name
 _RESULTS: Final = topology.RESULTS.name
 _REVOCATIONS: Final = topology.REVOCATIONS.name
 _DEAD: Final = topology.DEAD.name
+_ARCHIVE: Final = (topology.ARCHIVE.name, topology.ARCHIVE_OBJECTS.name)
 _CLUSTER: Final = _bucket(topology.CLUSTER)
 _LEASES: Final = _bucket(topology.LEASES)
 _WORKERS: Final = _bucket(topology.WORKERS)
@@ -159,6 +160,7 @@ _QUERIES: Final = (
     subjects.QUERY_VERIFIER_AGENTS,
 )
 _OBJECTS: Final = (f"$O.{topology.POLICIES}.C.*", f"$O.{topology.POLICIES}.M.*")
+_ARCHIVED: Final = (subjects.ARCHIVE, f"$O.{topology.ARCHIVE_BUCKET}.C.*", f"$O.{topology.ARCHIVE_BUCKET}.M.*")
 _ROSTER: Final = f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.KEY_ROSTER)}"
 """Reading the roster, and no other key: what everybody needs who checks signatures."""
 _LIVE: Final = (subjects.RESULTS, subjects.EVENTS, subjects.REVOKED)
@@ -230,8 +232,9 @@ GRANTS: Final = (
             _key(topology.CLUSTER, topology.policy_keys()),
             _key(topology.LEASES, "*"),
             _key(topology.WORKERS, "*"),
-            *_read(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS),
-            *_read_last(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS),
+            *_ARCHIVED,
+            *_read(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS, *_ARCHIVE),
+            *_read_last(_EVENTS, _RESULTS, _POLICIES, _CLUSTER, _LEASES, _WORKERS, _ARCHIVE[1]),
             *_check(*_STREAMS),
             *_consume(_EVIDENCE, "*", subjects.EVIDENCE_STORED, delete=True),
             *_consume(_COMMANDS, "*", subjects.COMMAND_STORED, delete=True),
@@ -306,7 +309,7 @@ GRANTS: Final = (
             subjects.REGISTRAR_DELETE,
             subjects.REGISTRAR_ROSTER,
             *_OBJECTS,
-            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES),
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES, *_ARCHIVE),
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.ADMIN)],
@@ -330,7 +333,7 @@ GRANTS: Final = (
             subjects.COMMAND_IN,
             *_QUERIES,
             subjects.REGISTRAR_DELETE,
-            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES),
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES, *_ARCHIVE),
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.OPERATOR)],
@@ -344,7 +347,11 @@ GRANTS: Final = (
     Grant(
         role=Role.AUDITOR,
         doc="Reads everything that is on the record and changes nothing.",
-        publish=[*_QUERIES, *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES), _ROSTER],
+        publish=[
+            *_QUERIES,
+            *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES, *_ARCHIVE),
+            _ROSTER,
+        ],
         subscribe=[*_LIVE, *_own_inbox(Role.AUDITOR)],
     ),
 )

@@ -39,6 +39,8 @@ RESULT_FENCES: Final = "att.resultfence.*"
 REVOCATIONS: Final = "att.revocation.*"
 REVOKED: Final = "att.revoked.*"
 DEAD: Final = "att.dead.*"
+ARCHIVE: Final = "att.archive.*.*"
+ARCHIVED_EVIDENCE: Final = "att.archive.evidence.*"
 
 # Headers.
 HEADER_MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -156,6 +158,16 @@ def revocation(id_: str) -> str:
 def revoked(id_: str) -> str:
     """Return the core subject under which a stored revocation of ``id_`` is republished to agents."""
     return f"att.revoked.{token(id_)}"
+
+
+def archived_evidence(id_: str) -> str:
+    """Return the subject in ARCHIVE under which the kept evidence of ``id_`` is listed."""
+    return f"att.archive.evidence.{token(id_)}"
+
+
+def archived_log(id_: str) -> str:
+    """Return the subject in ARCHIVE that has the kept IMA log of ``id_``."""
+    return f"att.archive.log.{token(id_)}"
 
 
 def published(subject: str) -> str:

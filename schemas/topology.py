@@ -122,7 +122,28 @@ DEAD: Final = Stream(
     refuses_when_full=False,
     max_per_subject=2000,
 )
-STREAMS: Final = (EVIDENCE, COMMANDS, EVENTS, RESULTS, REVOCATIONS, DEAD)
+ARCHIVE: Final = Stream(
+    name="ARCHIVE",
+    doc="Index of kept evidence, and the kept IMA logs. Each message lives as long as the policy in use says.",
+    subjects=[subjects.ARCHIVE],
+    max_age_s=400 * _DAY,
+    max_bytes=128 * _MIB,
+    refuses_when_full=False,
+    max_per_subject=20_000,
+    message_ttl=True,
+)
+ARCHIVE_BUCKET: Final = "evidence"
+"""Object bucket of kept evidence, each object named by its SHA-256."""
+ARCHIVE_OBJECTS: Final = Stream(
+    name=f"OBJ_{ARCHIVE_BUCKET}",
+    doc="The object bucket of kept evidence and of large pieces of IMA logs.",
+    subjects=[f"$O.{ARCHIVE_BUCKET}.C.>", f"$O.{ARCHIVE_BUCKET}.M.>"],
+    max_age_s=400 * _DAY,
+    max_bytes=896 * _MIB,
+    refuses_when_full=False,
+    message_ttl=True,
+)
+STREAMS: Final = (EVIDENCE, COMMANDS, EVENTS, RESULTS, REVOCATIONS, DEAD, ARCHIVE, ARCHIVE_OBJECTS)
 
 CLUSTER: Final = Bucket(name="attestream", doc="Cluster facts: partition count, policies by name, public keys.")
 WORKERS: Final = Bucket(name="workers", doc="Heartbeats of verifier workers.", message_ttl=True, marker_ttl_s=5)

@@ -32,6 +32,8 @@ STREAMS: Final = (
     topology.DEAD.name,
     f"KV_{topology.CLUSTER.name}",
     *(f"OBJ_{name}" for name in topology.OBJECT_BUCKETS),
+    topology.ARCHIVE.name,
+    topology.ARCHIVE_OBJECTS.name,
 )
 """What is kept of the bus, in the order in which it is saved."""
 

@@ -31,7 +31,7 @@ def makers(subject: str) -> frozenset[Role]:
             if kind in NOTIFIER_EVENTS:
                 return _NOTIFIER
             return _REGISTRAR if kind in REGISTRAR_EVENTS else _VERIFIER
-        case ["att", "result", _]:
+        case ["att", "result", _] | ["att", "archive", _, _]:
             return _VERIFIER
         case ["att", "command", _]:
             return frozenset(TENANTS)

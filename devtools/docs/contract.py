@@ -14,7 +14,14 @@ from schemas.base import Message
 from schemas.channels import CHANNELS, ENVELOPED, HEADERS, KEYS, Channel
 from schemas.topology import BUCKETS, OBJECT_BUCKETS, STREAMS, Stream
 
-_TITLES: Final = ("Enrolment", "Challenges and evidence", "Events, results, revocations", "Commands and queries", "Keys")
+_TITLES: Final = (
+    "Enrolment",
+    "Challenges and evidence",
+    "Events, results, revocations",
+    "Commands and queries",
+    "Keys",
+    "Kept evidence",
+)
 
 _INTRODUCTION: Final = f"""\
 Everything that crosses the bus is declared in the package `schemas`, and this page is generated from it. For machines there

@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from devtools.docs.source import Member, Source, markdown, read
-from schemas import attestation, base, commands, enrolment, events, roles, trust
+from schemas import archive, attestation, base, commands, enrolment, events, roles, trust
 from schemas.base import SHORT_NAMES, Message, Part
 
-MODULES: Final = (enrolment, attestation, events, commands, trust)
+MODULES: Final = (enrolment, attestation, events, commands, trust, archive)
 """Where messages are declared, in the order of the documentation."""
 
 MEANINGS: Final = {

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import schemas.archive
 import schemas.attestation
 import schemas.commands
 import schemas.enrolment

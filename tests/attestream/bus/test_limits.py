@@ -24,7 +24,7 @@ TARGETS = {
     "EVENTS": subjects.event("failed", "a"),
     "REVOCATIONS": subjects.revocation("a"),
 }
-ACCOUNT = "accounts { A { jetstream { max_file: 1GB }, users: [{user: u, password: p}] } }"
+ACCOUNT = "accounts { A { jetstream { max_file: 1950MB }, users: [{user: u, password: p}] } }"
 
 
 async def state(bus, stream):
