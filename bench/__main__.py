@@ -12,8 +12,10 @@ from typing import Final
 import uvloop
 
 from bench import latency, machine, memory, takeover, throughput
+from bench.against_keylime import report_against_keylime
 from bench.core import report_core
 from bench.identities import report_identities
+from bench.incumbent import UnavailableError
 from bench.report import Figure, Report, against
 from bench.stack import BenchError
 
@@ -139,18 +141,23 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "memory": _memory,
     "identities": report_identities,
     "core": report_core,
+    "against_keylime": report_against_keylime,
 }
 
 
+LONG: Final = ("against_keylime",)
+"""Parts that run only when they are named."""
+
+
 def chosen(only: list[str]) -> list[str]:
-    """Return the names of the parts to run; all when none is named.
+    """Return the names of the parts to run; all but the long ones when none is named.
 
     :raises ValueError: naming what is no part.
     """
     names = [name for text in only for name in text.split(",") if name]
     if unknown := [name for name in names if name not in PARTS]:
         raise ValueError(f"{unknown[0]!r} is not a part; the parts are {', '.join(PARTS)}")
-    return [name for name in PARTS if name in names] or list(PARTS)
+    return [name for name in PARTS if name in names] or [name for name in PARTS if name not in LONG]
 
 
 async def _run(names: list[str]) -> None:
@@ -176,7 +183,7 @@ def main() -> int:
         parser.error(str(error))
     try:
         uvloop.run(_run(names))
-    except BenchError as error:
+    except (BenchError, UnavailableError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
     sys.stdout.write(f"written: {RESULTS}\n")

@@ -68,6 +68,7 @@ class Incumbent:
     """
 
     def __init__(self, home: Path = HOME) -> None:
+        self.home = home.absolute()
         self._python = home / "bin" / "python"
         self._libraries = home / "libraries"
         stamp = home / f".installed-{VERSION}"

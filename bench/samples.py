@@ -78,10 +78,11 @@ def _write_policy(directory: Path, paths: int) -> None:
     runtime = {"digests": {name: [f"sha256:{digest}"] for name, digest in files.items()}, "excludes": []}
     _write(directory, f"policy-{paths}.json", {"format": "attestream-policy/1", "bank": "sha256", "runtime": runtime})
     if paths <= LARGEST_FOR_INCUMBENT:
-        _write(directory, f"incumbent-policy-{paths}.json", _incumbent_policy(files))
+        _write(directory, f"incumbent-policy-{paths}.json", incumbent_policy(files))
 
 
-def _incumbent_policy(files: dict[str, str]) -> dict[str, Any]:
+def incumbent_policy(files: dict[str, str]) -> dict[str, Any]:
+    """Return the policy of ``files`` (path -> SHA-256 in hex) as the incumbent has it."""
     return {
         "meta": {"version": 1, "generator": 3},
         "release": 0,
