@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ def add(session: Session, name: str, role: str, lifetime: int | None, target: Pa
     """Make the credentials of NAME, a person or a program: one directory, to be handed over and then removed here."""
     from attestream.installation.staff import add_person
 
-    place = installed(session)
+    place = _newest(session)
     directory = (target or place.operator(name)).absolute()
     by, urls = _who(session, place), session.urls()
     made = add_person(place, Role(role), name, urls, by=by, now_ms=_now(), lifetime_ms=lifetime or 0, directory=directory)
@@ -84,7 +85,7 @@ def revoke(session: Session, name: str, as_json: bool) -> int:
     """End what NAME may do, at once: connections are closed, and commands that wait are not executed any more."""
     from attestream.installation.staff import revoke_person
 
-    place = installed(session)
+    place = _newest(session)
     by, urls = _who(session, place), session.urls()
     ended = revoke_person(place, name, by=by, now_ms=_now())
     notes, left = complete(_ended(session, place, ended, urls))
@@ -108,13 +109,23 @@ def approvals(session: Session, number: str | None, as_json: bool) -> None:
     else:
         from attestream.installation.staff import set_approvals
 
-        place = installed(session)
+        place = _newest(session)
         roster = set_approvals(place, int(number), by=_who(session, place), now_ms=_now())
         notes = [complete(_published(session, place))]
     if as_json:
         write_json({"policy_approvals": roster.policy_approvals, "notes": notes})
         return
     click.echo("; ".join([str(roster.policy_approvals), *notes]))
+
+
+def _newest(session: Session) -> Installation:
+    """Return the installation, with the bus's roster if that is newer: a change of an older one would be refused."""
+    place = installed(session)
+    if place.root_key.exists():
+        # Whoever connects keeps the newest in the installation; that the bus is down is said when it matters.
+        with contextlib.suppress(AttestreamError):
+            complete(_roster_of_bus(session))
+    return place
 
 
 def _roster(session: Session) -> Roster:

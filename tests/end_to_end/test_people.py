@@ -16,6 +16,7 @@ import pytest
 from attestream.bus.stored import last_messages
 from attestream.clock import unix_ms
 from attestream.credentials.nkey import Kind, NKey
+from attestream.installation.roster import load_roster
 from attestream.signing import Signer
 from attestream.trust import publication
 from devtools.bus_identities import connect_with, enrolled
@@ -117,6 +118,14 @@ def test_each_role_does_what_it_may_and_nothing_else(people):
 def test_the_record_tells_who_has_added_whom(people):
     for name, role in PEOPLE.items():
         assert people.told(EventKind.OPERATOR_ADDED, f"{role} {name}") == "admin"
+
+
+def test_a_copy_of_the_installation_that_is_behind_takes_the_newest_list_first(people):
+    behind = people.up.place.roster.read_bytes()
+    people.add("ada", "observer")
+    people.up.place.roster.write_bytes(behind)
+    people.add("ben", "observer")
+    assert {"ada", "ben"} < {key.name for key in load_roster(people.up.place).keys}
 
 
 def test_a_directory_is_all_that_its_owner_needs_elsewhere(people, tmp_path):

@@ -84,7 +84,7 @@ def policy_file(tmp_path: Path, *paths: str) -> str:
 async def test_from_enrolment_to_revocation(attestream, fleet, tmp_path: Path) -> None:
     made = await fleet("web.1", "web.2")
     pushed = await attestream("policy", "push", "web", policy_file(tmp_path, "/usr/bin/ls"), "--json")
-    assert pushed.json == {"policy": "web@1"}
+    assert pushed.json == {"policy": "web@1", "state": "approved"}
     listed = (await attestream("agents", "list", "--json")).json
     assert {each["agent_id"]: each["standing"] for each in listed["agents"]} == {"web.1": "enrolled", "web.2": "enrolled"}
 

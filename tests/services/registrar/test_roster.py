@@ -6,6 +6,7 @@ import pytest
 
 from attestream.bus import keyvalue, stored
 from attestream.bus.connection import BusSettings, connect
+from attestream.clock import unix_ms
 from attestream.config import LimitsConfig
 from attestream.errors import ForbiddenError, SignatureError, SupersededError
 from attestream.trust import roster as rosters
@@ -18,7 +19,13 @@ from schemas.events import Event, EventKind
 from schemas.roles import Role
 from services.registrar.service import serving
 
-KINDS = (EventKind.KEY_ADDED, EventKind.KEY_REVOKED, EventKind.OPERATOR_ADDED, EventKind.OPERATOR_REVOKED)
+KINDS = (
+    EventKind.KEY_ADDED,
+    EventKind.KEY_REVOKED,
+    EventKind.OPERATOR_ADDED,
+    EventKind.OPERATOR_REVOKED,
+    EventKind.ROSTER_APPROVALS,
+)
 SIGNED_BY = (Role.REGISTRAR,)
 
 
@@ -100,6 +107,35 @@ async def test_a_change_that_another_has_written_is_recorded_too(bus, registrar,
         return (EventKind.OPERATOR_REVOKED, "operator olga") in await on_record(bus)
 
     await eventually(recorded)
+
+
+async def test_what_was_changed_while_nobody_listened_is_recorded_under_the_name_in_the_roster(bus, keys, as_holder, config):
+    key_id = keys.signers["olga"].key_id
+    keys.roster = rosters.revoke_key(keys.roster, key_id, unix_ms(), by="alice")
+    keys.roster = rosters.require_approvals(keys.roster, 2, unix_ms(), by="bob")
+    await keys.publish(bus)
+    wanted = {(EventKind.OPERATOR_REVOKED, "operator olga"): "alice", (EventKind.ROSTER_APPROVALS, "2"): "bob"}
+
+    async def recorded():
+        found = await on_record(bus)
+        return all(key in found and found[key].actor == actor for key, actor in wanted.items())
+
+    async with serving(await as_holder("registrar"), config, limits=LimitsConfig()):
+        await eventually(recorded)
+        # Another change of the roster records the number no second time.
+        keys.add("nora", Role.OBSERVER)
+        await hand_in(await as_holder("alice"), keys)
+        await eventually(lambda: added(bus, "observer nora"))
+        stream = await stored.get_batch(
+            bus,
+            topology.EVENTS.name,
+            {"seq": 1, "batch": 9, "next_by_subj": subjects.events_of_kind(EventKind.ROSTER_APPROVALS)},
+        )
+        assert len(stream.messages) == 1
+
+
+async def added(bus, detail):
+    return (EventKind.OPERATOR_ADDED, detail) in await on_record(bus)
 
 
 async def test_only_an_admin_hands_in_a_roster_and_only_the_root_key_signs_one(bus, registrar, keys, as_holder, tmp_path):
