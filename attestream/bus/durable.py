@@ -81,10 +81,10 @@ async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
             reply = await bus.replies.ask(
                 publication.subject, publication.data, publication.headers, max(0.01, min(_ATTEMPT_S, left)), repeatable=True
             )
-            ack = await _receipt(bus, publication, _DECODER.decode(reply.data), repeated=attempts > 1)
-            if ack is not None:
-                return ack
-            reason = "the stream is not available"
+            answer = await _receipt(bus, publication, _DECODER.decode(reply.data), repeated=attempts > 1)
+            if isinstance(answer, Ack):
+                return answer
+            reason = answer
         except nats.errors.MaxPayloadError as error:
             raise TooLargeError(f"a message of {len(publication.data)} bytes for {publication.subject}") from error
         except (nats.errors.Error, TimeoutError, OSError, msgspec.DecodeError) as error:
@@ -95,8 +95,8 @@ async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
         backoff = min(backoff * 2, _BACKOFF_S[1])
 
 
-async def _receipt(bus: Bus, publication: Publication, reply: _Reply, *, repeated: bool) -> Ack | None:
-    """Return the receipt, or ``None`` when the server may take the message later."""
+async def _receipt(bus: Bus, publication: Publication, reply: _Reply, *, repeated: bool) -> Ack | str:
+    """Return the receipt, or why the server does not take the message now but may later."""
     error = reply.error
     if error is None:
         return Ack(sequence=reply.seq, duplicate=reply.duplicate)
@@ -107,7 +107,7 @@ async def _receipt(bus: Bus, publication: Publication, reply: _Reply, *, repeate
         subject, sequence = publication.guard
         raise FencedError(f"{subject} is not at {sequence} any more: {error.description}")
     if error.err_code == _GUARD_BUSY or error.code >= 500:
-        return None
+        return error.description or "the stream is not available"
     raise BusError(f"{publication.subject} was refused: {error.description} ({error.err_code})")
 
 
