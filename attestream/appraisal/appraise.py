@@ -12,6 +12,7 @@ from attestream.appraisal.boot import appraise_boot_log, boot_digest
 from attestream.appraisal.clock import note_boot, restarted, went_back
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.entries import Trace
+from attestream.appraisal.findings import finding
 from attestream.appraisal.policy import CompiledPolicy
 from attestream.appraisal.runtime import Context, appraise_log
 from attestream.appraisal.state import AttesterState
@@ -81,6 +82,28 @@ def appraise(
     if policy.runtime is not None:
         context = Context(policy.runtime, policy.bank, policy.digest, boot_aggregates, memo, trace)
     return _appraise_claims(evidence, quote, policy, state, findings, context, memo)
+
+
+def appraise_whole(
+    evidence: Evidence,
+    *,
+    agent_id: str,
+    ak: Public,
+    transport: bytes,
+    policy: CompiledPolicy,
+    state: AttesterState,
+    now: int,
+    memo: Memo | None = None,
+) -> Appraisal:
+    """Return what a verifier makes of ``evidence``: :func:`appraise`, and a look at the agent's transport key.
+
+    :param transport: SHA-256 of the enrolled transport key.
+    """
+    appraisal = appraise(evidence, agent_id=agent_id, ak=ak, policy=policy, state=state, now=now, memo=memo)
+    if hmac.compare_digest(evidence.transport_key, transport):
+        return appraisal
+    other = finding("identity.transport-key")
+    return msgspec.structs.replace(appraisal, verdict=Verdict.FAIL, findings=(*appraisal.findings, other))
 
 
 def needs_boot_log(policy: CompiledPolicy, state: AttesterState) -> bool:

@@ -11,12 +11,14 @@ The document is JSON::
      "layers": ["base@1", ...],
      "recovery": "operator",
      "severities": [{"code": "boot[.]pcr-value", "severity": "warning"}],
+     "archive": {"keep": "failures", "days": 90},
      "allow_sha1": false}
 
 ``pcrs``, ``boot`` and ``runtime`` are optional, but one of them is needed. A PCR may have any of the listed values.
 ``boot``: see :mod:`attestream.appraisal.boot`. ``runtime``: see :mod:`attestream.appraisal.runtime_document`. ``layers``:
 see :mod:`attestream.appraisal.layers`. ``recovery``: who ends a failure, the ``operator`` or the next good appraisal
-(``automatic``). ``severities``: see :mod:`attestream.appraisal.severity`. ``allow_sha1`` lets quotes be signed with SHA-1
+(``automatic``). ``severities``: see :mod:`attestream.appraisal.severity`. ``archive``: see
+:mod:`attestream.appraisal.keeping`; without it no evidence is kept. ``allow_sha1`` lets quotes be signed with SHA-1
 and the ``bank`` be ``sha1``, for TPMs that have nothing better.
 """
 
@@ -30,6 +32,7 @@ from typing import Any, Final
 from attestream.appraisal.boot import BootRules, compile_boot
 from attestream.appraisal.document import MAX_DOCUMENT_BYTES as MAX_DOCUMENT_BYTES
 from attestream.appraisal.document import check_keys, choice, hexadecimal, load, shown, truth, values
+from attestream.appraisal.keeping import Keeping, compile_keeping
 from attestream.appraisal.layers import layer_names, merge_layers
 from attestream.appraisal.runtime_document import compile_runtime
 from attestream.appraisal.runtime_policy import RuntimePolicy
@@ -45,7 +48,7 @@ BANKS: Final = ("sha256", "sha384", "sha512")
 RECOVERIES: Final = ("operator", "automatic")
 PCRS: Final = 24
 
-_OPTIONAL: Final = {"description", "layers", "pcrs", "boot", "runtime", "recovery", "severities", "allow_sha1"}
+_OPTIONAL: Final = {"description", "layers", "pcrs", "boot", "runtime", "recovery", "severities", "allow_sha1", "archive"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class CompiledPolicy:
     """Code -> severity of findings where the policy changes it."""
     allow_sha1: bool = False
     boot: BootRules | None = None
+    keeping: Keeping | None = None
+    """What is kept of its agents' evidence; None: nothing."""
 
 
 def compile_policy(
@@ -119,6 +124,7 @@ def _compiled(top: dict[str, Any], digest: str, boot_policies: Mapping[str, Boot
         severities=compile_severities(top.get("severities", [])),
         allow_sha1=allow_sha1,
         boot=boot,
+        keeping=compile_keeping(top["archive"]) if "archive" in top else None,
     )
 
 

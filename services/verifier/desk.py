@@ -4,7 +4,6 @@ transition event, result, and only then is the evidence acknowledged by whoever 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from attestream.appraisal import freshness
-from attestream.appraisal.appraise import Appraisal, Verdict, appraise
+from attestream.appraisal.appraise import Appraisal, Verdict, appraise_whole
 from attestream.appraisal.clock import restarted
 from attestream.appraisal.findings import finding
 from attestream.appraisal.standing import Trigger, step
@@ -226,19 +223,16 @@ class Desk:
         )
 
     def _appraise(self, attester: Attester, evidence: Evidence, now: int) -> Appraisal:
-        appraisal = appraise(
+        return appraise_whole(
             evidence,
             agent_id=attester.agent_id,
             ak=attester.ak,
+            transport=attester.transport,
             policy=attester.policy,
             state=attester.state,
             now=now,
             memo=self._memo,
         )
-        if hmac.compare_digest(evidence.transport_key, attester.transport):
-            return appraisal
-        other = finding("identity.transport-key")
-        return msgspec.structs.replace(appraisal, verdict=Verdict.FAIL, findings=(*appraisal.findings, other))
 
     async def _good(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, received_at: int) -> None:
         if self._clock() - evidence.issued_at > self._window:
