@@ -33,8 +33,13 @@ class SecureUp:
                 stderr=log,
                 env=environment() | variables,
             )
-        for pattern in (r"registrar +\|.*ready", r"notifier +\|.*ready", r"verifier-1 +\|.*is ready"):
-            self.wait_for(pattern)
+        try:
+            for pattern in (r"registrar +\|.*ready", r"notifier +\|.*ready", r"verifier-1 +\|.*is ready"):
+                self.wait_for(pattern)
+        except BaseException:
+            # Nobody else could.
+            self.stop()
+            raise
 
     def wait_for(self, pattern: str) -> None:
         """Wait until the log says it.
