@@ -18,6 +18,7 @@ from bench.identities import report_identities
 from bench.incumbent import UnavailableError
 from bench.report import Figure, Report, against
 from bench.stack import BenchError
+from bench.storm import report_storm
 
 RESULTS: Final = Path("build/bench.json")
 
@@ -140,6 +141,7 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "takeover": _takeover,
     "memory": _memory,
     "identities": report_identities,
+    "storm": report_storm,
     "core": report_core,
     "against_keylime": report_against_keylime,
 }
