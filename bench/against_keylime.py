@@ -142,6 +142,8 @@ def _memory_figures(case: Case, found: Compared) -> dict[str, Figure]:
         f"attestream_add_bulk_s_{case.name}": round(found.adding_ours_bulk_s, 2),
         **({"vs_keylime_bytes_per_agent": round(found.bytes_theirs / worker, 1)} if case.name == "10k" else {}),
         f"vs_keylime_agents_{case.name}": case.agents,
+        f"attestream_worker_idle_cores_{case.name}": round(found.idle[WORKER[0]], 4),
+        f"attestream_idle_cores_{case.name}": round(sum(found.idle[name] for name in OURS_SERVERS), 4),
     }
 
 
@@ -223,7 +225,7 @@ def _again(one: Lost) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.against_keylime", description=__doc__)
     parser.add_argument("--agents", type=int, default=200, help="on each side, without policy and with 10,000 paths")
-    parser.add_argument("--agents-100k", type=int, default=50, help="on each side with 100,000 paths")
+    parser.add_argument("--agents-100k", type=int, default=40, help="on each side with 100,000 paths")
     parser.add_argument("--windows", type=int, default=2, help="of each side and kind, in turn")
     parser.add_argument("--window", type=float, default=15.0, metavar="SECONDS")
     parser.add_argument(

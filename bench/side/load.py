@@ -56,6 +56,8 @@ class Compared(NamedTuple):
     """Server process -> for each agent."""
     quiet: dict[str, list[Window]]
     """Side -> windows in which machines ran nothing new."""
+    idle: dict[str, float]
+    """Server process of ours -> part of a core that it used while no agent was attested."""
     news: dict[str, list[Window]]
     """... in which each ran ``entries`` programs before each attestation; empty without a log."""
 
@@ -81,6 +83,7 @@ async def compare(plan: Plan, *, few: int, windows: int, window_s: float, entrie
         both.theirs.pause()
         ours_first = await both.add_ours(first, at_once=1)
         await _settled_ours(both, few)
+        await asyncio.sleep(window_s / 2)
         ours_few = both.ours.bytes()
         half = range(few, few + len(rest) // 2)
         one_by_one = ours_first + await both.add_ours(half, at_once=1)
@@ -89,6 +92,7 @@ async def compare(plan: Plan, *, few: int, windows: int, window_s: float, entrie
         await asyncio.sleep(window_s / 2)
         ours_all = both.ours.bytes()
         await both.ours.pause(both.agents)
+        idle = await _idle(both, window_s / 2)
         quiet: dict[str, list[Window]] = {"ours": [], "theirs": []}
         news: dict[str, list[Window]] = {"ours": [], "theirs": []}
         for found, lived in ((quiet, 0), (news, entries))[: 2 if plan.paths and entries else 1]:
@@ -103,9 +107,16 @@ async def compare(plan: Plan, *, few: int, windows: int, window_s: float, entrie
             adding_ours_bulk_s=bulk * plan.agents / (plan.agents - half.stop),
             bytes_theirs=(theirs_all - theirs_few) / len(rest),
             bytes_ours={name: (held - ours_few[name]) / len(rest) for name, held in ours_all.items()},
+            idle=idle,
             quiet=quiet,
             news=news,
         )
+
+
+async def _idle(both: World, seconds: float) -> dict[str, float]:
+    before, began = both.ours.cpu(), time.monotonic()
+    await asyncio.sleep(seconds)
+    return {name: (used - before[name]) / (time.monotonic() - began) for name, used in both.ours.cpu().items()}
 
 
 async def _theirs(both: World, window_s: float) -> Window:

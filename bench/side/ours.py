@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from attestream.bus import keyvalue
 from attestream.client import Client, connect, trusted
 from attestream.embedded.orphan import die_with_parent
 from attestream.embedded.stack import bus_environment, bus_server, children, provision
@@ -23,6 +24,8 @@ from attestream.installation.people import CREDENTIALS, ROOT, SIGNING_KEY
 from bench.side import processes
 from bench.stack import BenchError, until
 from devtools.secure_bus import secure_installation
+from schemas import topology
+from schemas.base import decode
 from schemas.commands import AddAgent, Attestation, Command, StartAgent, StopAgent, WorkerStatus
 
 POLICY: Final = "image"
@@ -104,13 +107,16 @@ class Ours:
 
     async def reading(self) -> Reading:
         """Return what the next heartbeat of the only worker says."""
-        before = await self.client.workers()
+        bucket = topology.WORKERS.name
+        before = await keyvalue.entries(self.client.bus, bucket)
         deadline = time.monotonic() + 10
-        while (found := await self.client.workers()) == before:
+        while (found := await keyvalue.entries(self.client.bus, bucket)) == before:
             if time.monotonic() > deadline:
                 raise BenchError("the worker has given no sign of life for 10 s")
             await asyncio.sleep(0.01)
-        return Reading(time.monotonic(), sum(status.attestations for status in found), self.cpu())
+        cpu = self.cpu()
+        statuses = [decode(entry.value, WorkerStatus) for entry in found.values()]
+        return Reading(time.monotonic(), sum(status.attestations for status in statuses), cpu)
 
     async def alive(self) -> list[WorkerStatus]:
         """Wait until every worker owns partitions, together all."""
