@@ -182,6 +182,9 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Missed challenges in a row after which an agent is unreachable; default 3."""
     lease_floor_s: Seconds = 30.0
     """Shortest life of a result in seconds; an agent's own lease can not be shorter; default 30."""
+    lease_stretch: Annotated[float, Meta(ge=1, le=100)] = 4.0
+    """How many times as long as an agent's lease a result may live while an overloaded worker asks less often; 1: never
+    longer; default 4."""
     flush_ms: Milliseconds = 250
     """Milliseconds over which changes are gathered before they are written to the database; default 250."""
     worker_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")] = ""

@@ -36,6 +36,11 @@ APPRAISALS: Final = Metric("attestream.appraisals", "{appraisal}", "Evidence app
 CHALLENGES_MISSED: Final = Metric(
     "attestream.challenges.missed", "{challenge}", "Challenges that no evidence answered in time."
 )
+LATENESS: Final = Metric(
+    "attestream.verifier.lateness",
+    "s",
+    "How late challenges are at most, since the worker can not do more; attribute `worker`.",
+)
 ENROLMENTS: Final = Metric("attestream.enrolments", "{enrolment}", "Enrolment requests; attribute `outcome`.")
 BUS_IDENTITIES: Final = Metric(
     "attestream.bus.identities",
@@ -74,6 +79,7 @@ RESTARTS: Final = Metric("attestream.restarts", "{restart}", "Services restarted
 METRICS: Final = (
     APPRAISALS,
     CHALLENGES_MISSED,
+    LATENESS,
     ENROLMENTS,
     BUS_IDENTITIES,
     BUS_REVOCATION_TIME,

@@ -137,6 +137,24 @@ CHANNELS: Final = (
         (commands.AgentStatusPage, _ANSWERABLE),
     ),
     Channel(
+        "verifierWorker",
+        _about(subjects.worker_orders, "{worker}"),
+        (commands.DrainWorker,),
+        "tenant",
+        "verifier",
+        "Tells one worker to give its partitions away, or to take part again. Signed.",
+        (enrolment.Done, _ANSWERABLE),
+    ),
+    Channel(
+        "verifierRebalance",
+        subjects.VERIFIER_REBALANCE,
+        (commands.RebalanceWorkers,),
+        "tenant",
+        "verifier",
+        "Asks for the partitions to be shared out by the loads of now. Signed. Any worker answers.",
+        (commands.Rebalanced, _ANSWERABLE),
+    ),
+    Channel(
         "challenge",
         subjects.challenge_of(AGENT),
         (attestation.Challenge,),
@@ -300,5 +318,6 @@ KEYS: Final = (
     Key(topology.CLUSTER.name, f"{topology.KEY_NOTIFIER}.<key id>", "PEM", "A public key of the notifier."),
     Key(topology.WORKERS.name, "<worker>", commands.WorkerStatus.__name__, "Heartbeat of a live worker."),
     Key(topology.LEASES.name, "<partition>", commands.LeaseRecord.__name__, "The owner of a partition."),
+    Key(topology.LEASES.name, topology.KEY_PLAN, commands.PoolPlan.__name__, "Which worker is to own which partition."),
 )
 """Every family of keys."""

@@ -213,6 +213,52 @@ class WorkerStatus(Message, kw_only=True, frozen=True, tag="worker-status"):
     """Appraisals since it started."""
     in_flight: int
     """Challenges that wait for an answer."""
+    loads: list[int] = []
+    """Of each of ``partitions``: attestations that its agents are due, in a thousand seconds."""
+    rate: float = 0.0
+    """Attestations a second lately."""
+    lateness_ms: int = 0
+    """How late its challenges have lately been at most, in milliseconds."""
+    overloaded: bool = False
+    """Whether intervals are longer than asked for because it can not do more."""
+    draining: bool = False
+    """Whether it gives its partitions away and takes none."""
+    version: str = ""
+    """Of the software."""
+
+
+class PoolPlan(Message, kw_only=True, frozen=True, tag="pool-plan"):
+    """Which worker is to own which partition. A wish: the leases say who does."""
+
+    members: list[str]
+    """Workers that it was made for, ascending."""
+    owners: list[str]
+    """Of each partition its worker."""
+    loads: list[int]
+    """Of each partition its load (as in a worker's status) when it was known last."""
+    at: int
+    """Unix time in milliseconds."""
+    worker: str
+    """Who made it."""
+
+
+class DrainWorker(Message, kw_only=True, frozen=True, tag="worker-drain"):
+    """Tells a worker to give its partitions away and to take none, or to take part again."""
+
+    worker: str
+    drain: bool = True
+    """Whether to give away; otherwise to take part again."""
+
+
+class RebalanceWorkers(Message, kw_only=True, frozen=True, tag="workers-rebalance"):
+    """Asks for a new plan by the loads of now."""
+
+
+class Rebalanced(Message, kw_only=True, frozen=True, tag="workers-rebalanced"):
+    """What became of that."""
+
+    moves: int
+    """Partitions that change their owner."""
 
 
 class LeaseRecord(Message, kw_only=True, frozen=True, tag="lease"):

@@ -159,6 +159,7 @@ _QUERIES: Final = (
     subjects.QUERY_VERIFIER_AGENT,
     subjects.QUERY_VERIFIER_AGENTS,
 )
+_POOL: Final = (subjects.VERIFIER_WORKERS, subjects.VERIFIER_REBALANCE)
 _OBJECTS: Final = (f"$O.{topology.POLICIES}.C.*", f"$O.{topology.POLICIES}.M.*")
 _ARCHIVED: Final = (subjects.ARCHIVE, f"$O.{topology.ARCHIVE_BUCKET}.C.*", f"$O.{topology.ARCHIVE_BUCKET}.M.*")
 _ROSTER: Final = f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.KEY_ROSTER)}"
@@ -241,6 +242,7 @@ GRANTS: Final = (
             _ROSTER,
             _ANSWERS,
             *_inboxes(*TENANTS[:3], Role.GATEWAY),
+            *_own_inbox(Role.VERIFIER),
         ],
         subscribe=["att.query.verifier.>", *_own_inbox(Role.VERIFIER)],
     ),
@@ -307,6 +309,7 @@ GRANTS: Final = (
             subjects.COMMAND_IN,
             *_QUERIES,
             subjects.REGISTRAR_DELETE,
+            *_POOL,
             subjects.REGISTRAR_ROSTER,
             *_OBJECTS,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _DEAD, _CLUSTER, _WORKERS, _POLICIES, *_ARCHIVE),
@@ -333,6 +336,7 @@ GRANTS: Final = (
             subjects.COMMAND_IN,
             *_QUERIES,
             subjects.REGISTRAR_DELETE,
+            *_POOL,
             *_read(_EVENTS, _RESULTS, _REVOCATIONS, _CLUSTER, _WORKERS, _POLICIES, *_ARCHIVE),
             _ROSTER,
         ],

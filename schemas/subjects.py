@@ -26,6 +26,8 @@ REGISTRAR_ROSTER: Final = "att.registrar.roster"
 REGISTRAR_DELETE: Final = "att.query.registrar.delete"
 QUERY_VERIFIER_AGENT: Final = "att.query.verifier.agent"
 QUERY_VERIFIER_AGENTS: Final = "att.query.verifier.agents"
+VERIFIER_WORKERS: Final = "att.query.verifier.worker.*"
+VERIFIER_REBALANCE: Final = "att.query.verifier.rebalance"
 
 # Wildcards that streams and consumers bind to.
 EVIDENCE_IN: Final = "att.evidence.*"
@@ -78,6 +80,11 @@ def agent_id(token_: str) -> str:
     if not AGENT_ID.match(text) or token(text) != token_:
         raise SchemaError(f"{token_[:100]!r} is not an agent's subject token")
     return text
+
+
+def worker_orders(name: str) -> str:
+    """Return where verifier worker ``name`` is told to give its partitions away, or to take some again (request)."""
+    return f"att.query.verifier.worker.{token(name)}"
 
 
 def renewal(id_: str) -> str:

@@ -166,6 +166,8 @@ KEY_NOTIFIER: Final = "keys.notifier"
 KEY_ROSTER: Final = "roster"
 """Key in :data:`CLUSTER` with the roster: a :class:`schemas.events.Signed` envelope by a root key, with a
 :class:`schemas.trust.Roster` in it."""
+KEY_PLAN: Final = "plan"
+"""Key in :data:`LEASES` with the plan of the pool, beside the leases of the partitions."""
 
 
 def policy_key(name: str, version: int) -> str:

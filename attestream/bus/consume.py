@@ -122,6 +122,11 @@ class Consumer:
         self._unhandled: list[Delivery] = []
         self._last_sequence = 0
 
+    @property
+    def behind(self) -> bool:
+        """Whether a message is being handled, or more have come and wait for that."""
+        return self._busy or (self._subscription is not None and self._subscription.pending_msgs > 0)
+
     async def __aenter__(self) -> Consumer:
         """Start."""
         await self.start()

@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("attestream.cli.local:demo", "Watch a machine being enrolled, attested, tampered with and revoked."),
     "status": ("attestream.cli.status:status", "Show the cluster at a glance."),
     "agents": ("attestream.cli.agents:agents", "Put agents under attestation and see how they stand."),
+    "workers": ("attestream.cli.workers:workers", "See verifier workers, empty them, share the work out."),
     "enrolments": ("attestream.cli.enrolments:enrolments", "Remove enrolments."),
     "policy": ("attestream.cli.policy:policy", "Make, check, publish and read policies."),
     "appraise": ("attestream.cli.appraise:appraise", "Appraise evidence that was kept in files."),

@@ -8,18 +8,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attestream.client import policies, standing, verification
+from attestream.client import policies, pool, standing, verification
 from attestream.client.commands import Commander
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
 from attestream.client.subscription import OnRejected, Source, Subscription, log_rejected
 from attestream.errors import ConfigError, MalformedError, RefusedError
 from schemas import subjects
-from schemas.base import SchemaError, decode
+from schemas.base import SchemaError
 from schemas.commands import Command, Outcome, PolicyRecord, PolicyState, WorkerStatus
 from schemas.enrolment import DeleteIdentity, Done
 from schemas.events import EventKind, Signed
 from schemas.roles import Role
-from schemas.topology import CLUSTER, EVENTS, KEY_NOTIFIER, RESULTS, REVOCATIONS, WORKERS
+from schemas.topology import CLUSTER, EVENTS, KEY_NOTIFIER, RESULTS, REVOCATIONS
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -273,14 +273,30 @@ class Client:
         :raises BusError: when the bus does not answer.
         :raises MalformedError: when a heartbeat can not be read.
         """
-        from attestream.bus import keyvalue
+        return await pool.workers(self.bus)
 
-        found = await keyvalue.entries(self.bus, WORKERS.name)
-        try:
-            workers = [decode(entry.value, WorkerStatus) for entry in found.values()]
-        except SchemaError as error:
-            raise MalformedError(f"a worker's heartbeat can not be read: {error}") from error
-        return sorted(workers, key=lambda worker: worker.worker)
+    async def drain_worker(self, worker: str, *, wait: bool = True, timeout_s: float = 30.0) -> WorkerStatus | None:
+        """Have ``worker`` give its partitions to others, a few at a time, and by default wait until it has none.
+
+        It takes none again until :meth:`undrain_worker`, or until it starts again. Return its last heartbeat, if it has one.
+
+        :raises RefusedError: when there is no such worker, or nobody who could take its partitions.
+        :raises ForbiddenError: when one's own role may not do that.
+        :raises TimedOutError: when it does not answer, or still has partitions after ``timeout_s`` seconds.
+        """
+        return await pool.drain(self.bus, worker, drain=True, wait=wait, timeout_s=timeout_s)
+
+    async def undrain_worker(self, worker: str, *, timeout_s: float = 5.0) -> WorkerStatus | None:
+        """Let ``worker`` take partitions again; errors as of :meth:`drain_worker`."""
+        return await pool.drain(self.bus, worker, drain=False, wait=False, timeout_s=timeout_s)
+
+    async def rebalance_workers(self, *, timeout_s: float = 5.0) -> int:
+        """Have the partitions shared out by what their agents need now, and return how many move.
+
+        :raises ForbiddenError: when one's own role may not do that.
+        :raises TimedOutError: when no worker answers.
+        """
+        return await pool.rebalance(self.bus, timeout_s=timeout_s)
 
     async def delete_enrolment(self, agent_id: str, *, timeout_s: float = 5.0) -> None:
         """Remove an enrolment, so that the id is free for another TPM.

@@ -20,6 +20,9 @@ _POLICY_COMMANDS: Final = frozenset({Role.ADMIN, Role.POLICY_AUTHOR})
 DELETE_IDENTITY: Final = frozenset({Role.ADMIN, Role.OPERATOR})
 """Who may remove an enrolment."""
 
+STEER_WORKERS: Final = frozenset({Role.ADMIN, Role.OPERATOR})
+"""Who may move partitions between workers."""
+
 CHANGE_ROSTER: Final = frozenset({Role.ADMIN})
 """Who may hand in a roster; it must bear the root key's signature besides."""
 

@@ -18,6 +18,7 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "agent": {"description": "Agent id as one token: `.` is written `%2E`."},
     "subject": {"description": "Agent id or policy name as one token: `.` is written `%2E`."},
+    "worker": {"description": "Name of a worker."},
     "kind": {"description": "Event kind.", "enum": [kind.value for kind in EventKind]},
     "partition": {"description": f"Partition, 0 to {subjects.PARTITIONS - 1}."},
     "stream": {"description": "Stream that the message came from.", "enum": [stream.name for stream in STREAMS]},

@@ -10,6 +10,7 @@ from attestream.tpm.public import Public
 from schemas.attestation import MAX_PARTS
 from schemas.commands import AgentStatus
 from schemas.events import Finding, Standing
+from services.verifier.overload import END_RATIO
 from services.verifier.wheel import IDLE
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Attester:
         "attestations",
         "busy",
         "commanded_at",
+        "due_at",
         "enrolment",
         "event_number",
         "findings",
@@ -43,6 +45,7 @@ class Attester:
         "issued_at",
         "last_at",
         "last_command",
+        "late_ms",
         "lease_ms",
         "missed",
         "partition",
@@ -96,6 +99,10 @@ class Attester:
         """Something about this agent is being written; its next challenge waits."""
         self.again = False
         """Challenge anew as soon as possible: the agent has announced news meanwhile."""
+        self.due_at = 0
+        """When its challenge was due or, while one is out, its answer is (milliseconds of the scheduler's clock)."""
+        self.late_ms = 0
+        """How long it had to wait then."""
         self.queued = False
         """In the line of those that are to be challenged."""
         self.missed = 0
@@ -117,6 +124,15 @@ class Attester:
         self.unsaved_since = 0
         """When what the row lacks began to gather, while the journal has it."""
         self.slot = IDLE
+
+    def promise_ms(self, stretch: float) -> int:
+        """Return how long a result holds: the lease, as much longer as the interval was, at most ``stretch`` times.
+
+        See ``docs/adr/0013-overload-stretches-leases.md``.
+        """
+        if self.late_ms < END_RATIO * self.interval_ms:
+            return self.lease_ms
+        return int(self.lease_ms * min(1 + self.late_ms / self.interval_ms, stretch))
 
     def allow(self, now: int, per_s: float) -> bool:
         """Return whether one more message is taken from it at ``now`` (Unix ms), of ``per_s`` per second on average."""

@@ -188,7 +188,7 @@ async def _change(partition: Partition, command: UpdateAgent | StartAgent | Stop
                 await partition.journal.renew(attester)
             await partition.journal.save(attester)
         finally:
-            partition.scheduler.later(attester, 0)
+            partition.scheduler.start_over(attester)
     return attester.policy_name
 
 

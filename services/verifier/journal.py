@@ -157,13 +157,14 @@ class Journal:
         now = self._clock()
         # A trusted agent's lease counts from the evidence that it rests on: writing it late must not make it longer.
         since = attester.last_at or now if attester.standing is Standing.TRUSTED else now
-        if since + attester.lease_ms <= now:
+        lasts = attester.promise_ms(partition.settings.lease_stretch)
+        if since + lasts <= now:
             return
         result = Result(
             agent_id=attester.agent_id,
             standing=attester.standing,
             at=now,
-            expires_at=since + attester.lease_ms,
+            expires_at=since + lasts,
             seq=attester.accepted,
             event_number=attester.event_number,
             enrolment=attester.enrolment,

@@ -123,6 +123,16 @@ class Partition:
         """Whether this worker may write for the partition's agents."""
         return self._open and self.lease.valid and not self.fence.broken
 
+    @property
+    def behind(self) -> bool:
+        """Whether news have come that are not dealt with yet."""
+        return self._consumers[0].behind
+
+    def load(self) -> int:
+        """Return the attestations that its agents are due in a thousand seconds."""
+        watched = (attester for attester in self.attesters.values() if attester.watched)
+        return sum(max(1, 1_000_000 // attester.interval_ms) for attester in watched)
+
     def now(self) -> int:
         """Return the time by the worker's clock, Unix ms."""
         return self._clock()

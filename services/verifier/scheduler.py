@@ -25,6 +25,7 @@ from schemas.attestation import Challenge
 from schemas.base import encode
 from schemas.events import Standing
 from services.verifier.attester import Attester
+from services.verifier.overload import Overload, Pace
 from services.verifier.wheel import TimerWheel
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,21 @@ LEASE_MS: Final = 250
 ABSENT_MS: Final = 1_000
 """Pause after the server said that nobody listens under the agent's subject."""
 
+TICK: Final = "tick"
+"""Token in place of an agent's secret one in what the worker sends to itself."""
+
+TICK_MS: Final = 100
+"""Time between two of those."""
+
+TARGET_SHARE: Final = 8
+"""Answers may wait here for the challenges' time divided by this before fewer are asked for."""
+
+POSTPONED: Final = 3
+"""Deadlines after which a challenge counts as missed although news of its partition still wait."""
+
+STARTS_MS: Final = 4
+"""Time between two agents that start over at the same time, while their intervals have room for that."""
+
 _random: Final = SystemRandom()
 
 
@@ -54,6 +70,9 @@ class Scheduler:
 
     ``on_missed`` is called for a challenge without an answer, ``on_rest`` in place of a challenge for an agent that is not
     watched.
+
+    The worker also sends ticks to itself, by the way that answers take. What came before a tick has been dealt with once
+    that is back: only then can a challenge be called unanswered, and its way shows how long answers wait here.
     """
 
     def __init__(
@@ -67,6 +86,16 @@ class Scheduler:
         self._reply_prefix = reply_prefix
         self._wheel: TimerWheel[Attester] = TimerWheel(monotonic_ms())
         self._ready: deque[Attester] = deque()
+        self._urgent: deque[Attester] = deque()
+        """Those with news. They take turns with the others: neither side can starve the other."""
+        self._turn = False
+        self._turned = monotonic_ms()
+        self._heard = monotonic_ms()
+        """Everything that had come by then has been dealt with."""
+        self._ticked = 0
+        self._starts = 0
+        self.pace = Pace(timeout_ms / TARGET_SHARE)
+        self.overload = Overload()
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self._count_missed = counter(CHALLENGES_MISSED)
@@ -88,8 +117,40 @@ class Scheduler:
             attester.again = True
         elif attester.watched and not attester.queued:
             self._wheel.cancel(attester)
-            attester.queued = True
-            self._ready.appendleft(attester)
+            self._queue(attester, self._urgent, monotonic_ms())
+
+    def start_over(self, attester: Attester) -> None:
+        """Let ``attester`` be challenged now, or a little later when many start over: at the latest in its interval."""
+        now = monotonic_ms()
+        self._starts = max(self._starts + STARTS_MS, now)
+        delay = self._starts - now
+        if delay >= attester.interval_ms:
+            delay = int(_random.uniform(0, attester.interval_ms))
+        self.later(attester, delay)
+
+    @property
+    def waiting(self) -> int:
+        """Agents whose time has come and who are still to be challenged."""
+        return len(self._ready) + len(self._urgent)
+
+    def heard(self, sent: int) -> None:
+        """A tick that was sent at ``sent`` is back."""
+        now = monotonic_ms()
+        if self._heard < sent <= now:
+            self._heard = sent
+            self.pace.heard(now, now - sent)
+
+    def keep_waiting(self) -> None:
+        """See to it that nobody's result lapses because the worker is late, and note how late it is."""
+        now = monotonic_ms()
+        for line in (self._ready, self._urgent):
+            for attester in line:
+                late = max(0, now - attester.due_at)
+                self.overload.note(late, attester.interval_ms)
+                remaining = attester.result_expires_at - self._clock()
+                if attester.standing is Standing.TRUSTED and 0 < remaining < attester.lease_ms // 4 and not attester.busy:
+                    attester.late_ms = late
+                    self.rest(attester)
 
     def stop(self, attester: Attester) -> None:
         """Forget ``attester``."""
@@ -97,7 +158,7 @@ class Scheduler:
         self._wheel.cancel(attester)
         if attester.queued:
             attester.queued = False
-            self._ready.remove(attester)
+            (self._urgent if attester in self._urgent else self._ready).remove(attester)
 
     def answered(self, attester: Attester, pause_ms: int = 0) -> None:
         """The challenge that is out has been answered and dealt with: set the next one, not before ``pause_ms``."""
@@ -122,27 +183,63 @@ class Scheduler:
     async def run(self) -> None:
         """Turn the wheel, for ever."""
         while True:
-            for attester in self._wheel.advance(monotonic_ms()):
+            now = monotonic_ms()
+            for attester in self._wheel.advance(now):
                 self._due(attester)
-            while self._ready and self.in_flight < self._cap:
-                attester = self._ready.popleft()
-                attester.queued = False
-                await self._challenge(attester)
+            self._turned = now
+            await self._tick(now)
+            while self.waiting and self._may_challenge(monotonic_ms()):
+                await self._challenge(self._next())
             await asyncio.sleep(TURN_S)
+
+    def _may_challenge(self, now: int) -> bool:
+        # While a tick is overdue so are answers: more of them would only wait longer.
+        overdue = now - self._heard > TICK_MS + 2 * self.pace.target_ms
+        return not overdue and self.in_flight < self._cap and self.pace.allow(now)
+
+    async def _tick(self, now: int) -> None:
+        if now - self._ticked < TICK_MS:
+            return
+        self._ticked = now
+        try:
+            await self._bus.nc.publish(f"{self._reply_prefix}.{TICK}.{now}", b"")
+        except nats.errors.Error as error:
+            log.debug("no tick: %s", error)
+
+    def _next(self) -> Attester:
+        self._turn = not self._turn
+        first, second = (self._urgent, self._ready) if self._turn else (self._ready, self._urgent)
+        attester = (first or second).popleft()
+        attester.queued = False
+        return attester
+
+    def _queue(self, attester: Attester, line: deque[Attester], due: int) -> None:
+        attester.queued = True
+        attester.due_at = due
+        line.append(attester)
 
     def _due(self, attester: Attester) -> None:
         if attester.busy:
             self._wheel.set(attester, monotonic_ms() + BUSY_MS)
         elif attester.in_flight:
+            if self._may_have_answered(attester):
+                self._wheel.set(attester, monotonic_ms() + BUSY_MS)
+                return
             self._landed(attester)
             self._spawn(self._missed(attester))
         elif attester.watched:
             if not attester.queued:
-                attester.queued = True
-                self._ready.append(attester)
+                # It was due at some time since the last turn.
+                self._queue(attester, self._ready, self._turned)
         elif attester.standing is not Standing.STOPPED:
             self._wheel.set(attester, monotonic_ms() + max(1_000, attester.lease_ms // 4))
             self.rest(attester)
+
+    def _may_have_answered(self, attester: Attester) -> bool:
+        """Return whether the answer to a challenge whose time is over may lie here, unread."""
+        if self._heard < attester.due_at:
+            return True
+        return attester.partition.behind and monotonic_ms() < attester.due_at + POSTPONED * self._timeout
 
     async def _challenge(self, attester: Attester) -> None:
         if attester.in_flight or not attester.watched:
@@ -152,6 +249,10 @@ class Scheduler:
             if attester.partition.is_open:
                 self._wheel.set(attester, monotonic_ms() + LEASE_MS)
             return
+        issued = monotonic_ms()
+        attester.late_ms = max(0, issued - attester.due_at)
+        attester.due_at = issued + self._timeout
+        self.overload.note(attester.late_ms, attester.interval_ms)
         now = self._clock()
         attester.seq = max(attester.seq + 1, now)
         attester.issued_at = now
@@ -170,7 +271,7 @@ class Scheduler:
         )
         attester.in_flight = True
         self.in_flight += 1
-        self._wheel.set(attester, monotonic_ms() + self._timeout)
+        self._wheel.set(attester, attester.due_at)
         # Whoever knows where one agent answers must not know where another does.
         attester.reply = challenge.nonce[:8].hex()
         reply = f"{self._reply_prefix}.{attester.reply}.{attester.token}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
+from attestream import __version__
 from attestream.appraisal.freshness import MAX_SKEW_MS
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
 from attestream.bus.topology import prepare
 from attestream.config import LimitsConfig, VerifierConfig
 from attestream.errors import AttestreamError, BusError
+from attestream.telemetry import LATENESS, gauge
 from schemas import subjects, topology
 from schemas.attestation import Evidence
 from schemas.base import Decoder, SchemaError, encode
@@ -23,16 +25,23 @@ from services.verifier.boot_modules import load_boot_policies
 from services.verifier.desk import Desk
 from services.verifier.journal import Journal
 from services.verifier.lease import Lease, boot_clock
-from services.verifier.membership import assign
 from services.verifier.partition import Partition, Services
+from services.verifier.plan import Planner
 from services.verifier.policies import Policies
-from services.verifier.scheduler import Scheduler
+from services.verifier.scheduler import TICK, Scheduler, monotonic_ms
+from services.verifier.steering import Steering
 from services.verifier.store import Store
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.1
 """Time between two looks at who is alive and which leases are free."""
+
+HAND_OVER_AT_ONCE: Final = 4
+"""Partitions that are on their way to another worker at one time: all others are attested meanwhile."""
+
+RATE_WEIGHT: Final = 0.3
+"""Of the newest heartbeat in the rate of attestations."""
 
 _EVIDENCE: Final = Decoder[Evidence](Evidence)
 
@@ -65,6 +74,13 @@ class Worker:
         """Partitions that this worker had when the bus was there last."""
         self._returned = asyncio.Event()
         self._wait_until = 0.0
+        self._handed: dict[int, float] = {}
+        """Partitions that were given away and that nobody holds yet, and since when."""
+        self._rated = (monotonic_ms(), 0)
+        self._rate = 0.0
+        self._lateness = gauge(LATENESS)
+        self._planner = Planner(bus, self.name, clock)
+        self._steering = Steering(bus, self.name, self._planner, clock, self._announce)
         self._tasks: set[asyncio.Task[None]] = set()
         self._roster: dict[str, Attester] = {}
         journal = Journal(bus, store, clock, self.name, settings.flush_ms)
@@ -105,18 +121,27 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Return what the worker tells about itself."""
+        held = sorted(self._partitions)
+        overload = self.scheduler.overload
         return WorkerStatus(
             worker=self.name,
             started_at=self._started_at,
-            partitions=sorted(self._partitions),
+            partitions=held,
             agents=len(self._roster),
             attestations=self.services.desk.appraised.total(),
             in_flight=self.scheduler.in_flight,
+            loads=[self._partitions[index].load() for index in held],
+            rate=round(self._rate, 2),
+            lateness_ms=overload.worst_ms,
+            overloaded=overload.now,
+            draining=self._steering.draining,
+            version=__version__,
         )
 
     async def run(self) -> None:
         """Take part in the pool, for ever."""
         await self._bus.nc.subscribe(f"{self._inbox}.*.*", cb=self._answer)
+        await self._steering.serve()
         forget = self._bus.on_reconnect(self._reconnected)
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,8 +156,9 @@ class Worker:
     async def stop(self) -> None:
         """Hand everything over: rows first, then the leases, so that the next owner finds all."""
         await self._quietly(self.services.journal.flush())
-        await asyncio.gather(*(self._quietly(self._give_up(index)) for index in list(self._partitions)))
+        # The others share out its partitions while it still gives them up.
         await self._quietly(keyvalue.delete(self._bus, topology.WORKERS.name, self.name))
+        await asyncio.gather(*(self._quietly(self._give_up(index)) for index in list(self._partitions)))
 
     async def _stay_alive(self) -> None:
         # Apart from taking partitions: a database that is slow to open one must not cost the leases of the others.
@@ -140,16 +166,35 @@ class Worker:
         while True:
             began = boot_clock()
             try:
-                self.services.desk.report()
-                status = encode(self.status())
-                await keyvalue.put(
-                    self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime, timeout_s=lifetime
-                )
+                self._measure()
+                await self._announce()
                 await self._renew()
             except AttestreamError as error:
                 log.warning("the pool is out of reach: %s", error.message)
                 self._drop_lapsed()
             await asyncio.sleep(max(0.0, began + lifetime / 3 - boot_clock()))
+
+    async def _announce(self) -> None:
+        lifetime = self._settings.partition_lease_s
+        status = encode(self.status())
+        await keyvalue.put(
+            self._bus, topology.WORKERS.name, self.name, status, expected=None, ttl_s=lifetime, timeout_s=lifetime
+        )
+
+    def _measure(self) -> None:
+        self.services.desk.report()
+        self.scheduler.keep_waiting()
+        (since, before), now, total = self._rated, monotonic_ms(), self.services.desk.appraised.total()
+        if now > since:
+            self._rate += RATE_WEIGHT * ((total - before) * 1000 / (now - since) - self._rate)
+            self._rated = now, total
+        overload = self.scheduler.overload
+        turn = overload.judge(now)
+        self._lateness.set(overload.worst_ms / 1000, {"worker": self.name})
+        if turn is not None:
+            text = f"Challenges are up to {overload.worst_ms} ms late: intervals are {overload.stretch:.1f} times as long."
+            log.warning("%s: %s", turn, text)
+            self._spawn(self._quietly(self._steering.record(turn, detail=text)))
 
     async def _take_part(self) -> None:
         while True:
@@ -179,25 +224,38 @@ class Worker:
                 await asyncio.sleep(LOOK_S)
 
     async def _turn(self) -> None:
-        alive = await keyvalue.entries(self._bus, topology.WORKERS.name)
-        share = set(assign([*alive, self.name], subjects.PARTITIONS)[self.name])
         if boot_clock() < self._wait_until:
             # The bus may have forgotten the leases of others, who may rely on them for as long as they would have lived.
             share = self._owned
+        else:
+            share = {index for index, owner in enumerate(await self._planner.look()) if owner == self.name}
         leaving = [index for index in self._partitions if index not in share]
-        if leaving:
-            log.info("partitions %s move to another worker", leaving)
-            await self.services.journal.flush()
-            await asyncio.gather(*(self._give_up(index) for index in leaving))
         wanted = share - self._partitions.keys() - self._closing.keys()
+        if self._steering.draining:
+            wanted = set()
+        held = await keyvalue.entries(self._bus, topology.LEASES.name) if leaving or wanted else {}
+        if leaving:
+            await self._hand_over(leaving, held)
         if wanted:
-            held = await keyvalue.entries(self._bus, topology.LEASES.name)
             free = [index for index in sorted(wanted) if str(index) not in held]
             await asyncio.gather(*(self._take(index) for index in free))
             if free:
                 log.info("owns %d partitions with %d agents", len(self._partitions), len(self._roster))
         if boot_clock() >= self._wait_until:
             self._owned = set(self._partitions)
+
+    async def _hand_over(self, leaving: list[int], held: Collection[str]) -> None:
+        """Give up a few of the partitions in ``leaving``, and more when others have taken those."""
+        # Whoever is to take one may have died: that must not keep the others here for ever.
+        oldest = boot_clock() - self._settings.partition_lease_s
+        self._handed = {index: since for index, since in self._handed.items() if str(index) not in held and since > oldest}
+        going = sorted(leaving)[: max(0, HAND_OVER_AT_ONCE - len(self._handed))]
+        if not going:
+            return
+        log.info("partitions %s move to another worker", going)
+        await self.services.journal.flush()
+        await asyncio.gather(*(self._give_up(index) for index in going))
+        self._handed |= dict.fromkeys(going, boot_clock())
 
     async def _renew(self) -> None:
         held = [*self._partitions.values(), *self._opening.values()]
@@ -254,6 +312,9 @@ class Worker:
 
     async def _answer(self, message: Any) -> None:
         _, reply, token = message.subject.rsplit(".", 2)
+        if reply == TICK and token.isdigit():
+            self.scheduler.heard(int(token))
+            return
         attester = self._roster.get(token)
         if attester is None:
             return
@@ -275,13 +336,16 @@ class Worker:
             return
         if not self.services.desk.routine(attester, evidence, now) and not attester.busy:
             attester.busy = True
-            task = asyncio.ensure_future(self._settle(attester, evidence, now))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._settle(attester, evidence, now))
 
     async def _settle(self, attester: Attester, evidence: Evidence, received_at: int) -> None:
         # What can not be written now is not lost: the agent stays where it was and is challenged again.
         await self._quietly(self.services.desk.receive(attester, evidence, received_at))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @staticmethod
     async def _quietly(work: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -59,6 +60,30 @@ def test_the_person_who_made_it_is_known_to_the_command_line(secure: SecureUp) -
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_whoever_made_it_steers_its_workers(secure: SecureUp) -> None:
+    def workers(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "attestream.cli", "--data-dir", str(secure.place.directory), "workers", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env={name: value for name, value in os.environ.items() if not name.startswith("ATTESTREAM_")},
+            check=False,
+        )
+
+    [listed] = json.loads(workers("list", "--json").stdout)
+    assert listed["draining"] is False
+    shown = workers("list").stdout
+    assert listed["worker"] in shown
+    assert "working" in shown
+    refused = workers("drain", listed["worker"])
+    assert refused.returncode != 0
+    assert "no other worker" in refused.stderr
+    balanced = workers("rebalance", "--json")
+    assert json.loads(balanced.stdout)["moves"] >= 0, balanced.stderr
+    assert json.loads(workers("undrain", listed["worker"], "--json").stdout)["draining"] is False
 
 
 def test_no_secret_is_in_an_argument_the_environment_or_the_log(secure: SecureUp) -> None:

@@ -1,0 +1,196 @@
+"""Workers that join, leave, are drained and steered: agents follow them by load, and nobody is without an owner for long."""
+
+import itertools
+import time
+
+import pytest
+
+from attestream.bus import keyvalue
+from attestream.bus.connection import BusSettings, connect
+from attestream.client.connection import Client
+from attestream.config import VerifierConfig
+from attestream.errors import ConfigError, ForbiddenError, RefusedError
+from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
+from devtools.roster_keys import RosterKeys
+from devtools.soft_fleet import SoftFleet
+from schemas import subjects, topology
+from schemas.base import decode
+from schemas.commands import PoolPlan
+from schemas.events import EventKind, Standing
+
+INTERVAL_MS = 1000
+BAD = (EventKind.LAPSED, EventKind.UNREACHABLE, EventKind.FAILED, EventKind.RECOVERED)
+
+
+class TimedFleet(SoftFleet):
+    """Remembers when each agent was challenged."""
+
+    def __init__(self, bus, agents):
+        super().__init__(bus, agents)
+        self.asked_at = {agent_id: [] for agent_id in self.agents}
+
+    async def asked(self, agent, reply):
+        self.asked_at[agent.agent_id].append(time.monotonic())
+
+    def longest_gap_s(self, since):
+        gaps = []
+        for times in self.asked_at.values():
+            late = [at for at in times if at >= since]
+            gaps += [after - before for before, after in itertools.pairwise(late)]
+        return max(gaps)
+
+
+@pytest.fixture
+def settings():
+    return VerifierConfig(lease_floor_s=10, challenge_timeout_ms=2000, flush_ms=50, partition_lease_s=2)
+
+
+@pytest.fixture
+async def fleet(bus):
+    # The partitions are as unequal as chance makes them: some have no agent, some have five.
+    fleet = TimedFleet(bus, [make_agent(f"agent-{number}") for number in range(96)])
+    await fleet.start()
+    await fleet.serve_identities()
+    yield fleet
+    await fleet.stop()
+
+
+async def attested(tenant, fleet):
+    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
+    for number, agent_id in enumerate(fleet.agents):
+        assert (await tenant.add(agent_id, interval_ms=INTERVAL_MS * (1 + number % 3))).ok
+    for agent_id in fleet.agents:
+        await tenant.becomes(agent_id, Standing.TRUSTED)
+
+
+def even(*workers):
+    loads = [sum(worker.status().loads) for worker in workers]
+    mean = sum(loads) / len(loads)
+    owned = sum(len(worker.status().partitions) for worker in workers)
+    return owned == subjects.PARTITIONS and all(abs(load - mean) <= 0.1 * mean for load in loads)
+
+
+async def nobody_suffered(tenant, fleet):
+    for agent_id in list(fleet.agents)[::8]:
+        assert not {event.kind for event in await tenant.events(agent_id)} & set(BAD)
+
+
+async def test_load_is_even_after_joins_leaves_and_a_drain_and_no_agent_notices(pool, tenant, fleet, bus):
+    one = await pool.start("one")
+    await attested(tenant, fleet)
+    client = Client(bus)
+    began = time.monotonic()
+    two = await pool.start("two")
+    await eventually(lambda: even(one, two), 25)
+    three = await pool.start("three")
+    await eventually(lambda: even(one, two, three), 25)
+
+    status = await client.drain_worker("two", timeout_s=25)
+    assert status.draining
+    assert status.partitions == []
+    assert two.status().agents == 0
+    await eventually(lambda: even(one, three), 25)
+    await pool.stop("three")
+    await eventually(lambda: len(one.status().partitions) == subjects.PARTITIONS, 25)
+    assert two.status().partitions == []
+    assert (await client.undrain_worker("two")).worker == "two"
+    await eventually(lambda: even(one, two), 25)
+    # Three intervals are the longest that any agent asks for, and the hand-overs come on top.
+    assert fleet.longest_gap_s(began) < 3 * INTERVAL_MS / 1000 + 10
+    await nobody_suffered(tenant, fleet)
+    kinds = [event.kind for event in await tenant.events("two")]
+    assert kinds == [EventKind.WORKER_DRAINED, EventKind.WORKER_UNDRAINED]
+
+
+async def test_the_last_worker_is_not_drained_and_a_restarted_one_takes_part_again(pool, tenant, bus):
+    await pool.start("one")
+    client = Client(bus)
+
+    async def alive():
+        return [status.worker for status in await client.workers()]
+
+    await eventually(alive)
+    with pytest.raises(RefusedError, match="no other worker"):
+        await client.drain_worker("one")
+    with pytest.raises(RefusedError, match="no worker"):
+        await client.drain_worker("nine")
+    two = await pool.start("two")
+    await eventually(lambda: len(two.status().partitions) == 32, 25)
+    await client.drain_worker("two", timeout_s=25)
+    with pytest.raises(RefusedError, match="no other worker"):
+        await client.drain_worker("one")
+    await pool.stop("two")
+    two = await pool.start("two")
+    await eventually(lambda: len(two.status().partitions) == 32, 25)
+
+
+async def test_rebalance_moves_what_has_grown_uneven(pool, tenant, fleet, bus):
+    one, two = await pool.start("one"), await pool.start("two")
+    await eventually(lambda: len(one.status().partitions) == len(two.status().partitions) == 32, 25)
+    await attested(tenant, fleet)
+    client = Client(bus)
+    plan = (await keyvalue.entries(bus, topology.LEASES.name, topology.KEY_PLAN))[topology.KEY_PLAN]
+    assert decode(plan.value, PoolPlan).members == ["one", "two"]
+    moves = await client.rebalance_workers()
+    await eventually(lambda: even(one, two), 25)
+    assert await client.rebalance_workers() <= moves
+    [event, _] = [event for name in ("one", "two") for event in await tenant.events(name)]
+    assert event.kind is EventKind.WORKERS_REBALANCED
+
+
+async def test_a_plan_that_can_not_be_read_is_replaced(pool, bus):
+    one = await pool.start("one")
+    await eventually(lambda: len(one.status().partitions) == 64, 25)
+    await keyvalue.put(bus, topology.LEASES.name, topology.KEY_PLAN, b"rubbish", expected=None)
+
+    async def replaced():
+        found = await keyvalue.entries(bus, topology.LEASES.name, topology.KEY_PLAN)
+        return found[topology.KEY_PLAN].value != b"rubbish"
+
+    await eventually(replaced)
+    assert len(one.status().partitions) == 64
+
+
+async def test_only_admins_and_operators_steer_and_the_record_names_them(nats_server, bus, tmp_path, settings):
+    keys = RosterKeys(tmp_path / "keys")
+    await keys.publish(bus)
+    pool = Pool(nats_server.url, tmp_path, settings, trust=lambda: keys.trust("verifier"))
+    clients = {}
+    for name in ("olga", "paul", "otto"):
+        own = await connect(BusSettings(urls=[nats_server.url], name=name))
+        await keys.trust(name).start(own)
+        clients[name] = Client(own)
+    await pool.start("one")
+    two = await pool.start("two")
+    await eventually(lambda: len(two.status().partitions) == 32, 25)
+    for name in ("paul", "otto"):
+        with pytest.raises(ForbiddenError):
+            await clients[name].drain_worker("two")
+        with pytest.raises(ForbiddenError):
+            await clients[name].rebalance_workers()
+    with pytest.raises(RefusedError):
+        await Client(bus).drain_worker("two")
+    assert not two.status().draining
+    await clients["olga"].drain_worker("two", timeout_s=25)
+    [event] = await Tenant(bus).events("two")
+    assert (event.kind, event.actor) == (EventKind.WORKER_DRAINED, "olga")
+    assert event.actor_key == keys.signers["olga"].key_id
+    for client in clients.values():
+        await client.close()
+    await pool.close()
+
+
+async def test_a_worker_of_another_installation_does_not_join_the_pool(nats_server, bus, tmp_path, settings):
+    """Two clusters that share a bus by accident: the second does not start, and takes no partition."""
+    ours, theirs = RosterKeys(tmp_path / "ours"), RosterKeys(tmp_path / "theirs", installation="other")
+    await ours.publish(bus)
+    pool = Pool(nats_server.url, tmp_path, settings, trust=lambda: ours.trust("verifier"))
+    one = await pool.start("one")
+    await eventually(lambda: len(one.status().partitions) == 64, 25)
+    strangers = Pool(nats_server.url, tmp_path / "theirs", settings, trust=lambda: theirs.trust("verifier"))
+    with pytest.raises(ConfigError, match="another installation"):
+        await strangers.start("two")
+    assert set(await keyvalue.entries(bus, topology.WORKERS.name)) == {"one"}
+    assert len(one.status().partitions) == 64
+    await strangers.close()
+    await pool.close()
