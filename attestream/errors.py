@@ -80,6 +80,13 @@ class UnknownPolicyError(RefusedError):
     remedy = "Push it first: `attestream policy push NAME FILE`."
 
 
+class UnknownEvidenceError(RefusedError):
+    """No such kept evidence, or not any more."""
+
+    code = "evidence-unknown"
+    remedy = "The oldest makes room for what is new, and each policy says for how long its evidence is kept."
+
+
 class UnapprovedPolicyError(RefusedError):
     """A version of a policy that nobody but its author has approved, or that was rejected."""
 

@@ -59,6 +59,12 @@ DELIVERIES: Final = Metric(
 STREAM_FILL: Final = Metric(
     "attestream.stream.fill_ratio", "1", "How full a stream, the account or the disk is, from 0 to 1; attribute `place`."
 )
+ARCHIVED: Final = Metric("attestream.archive.entries", "{entry}", "Appraisals whose evidence was kept.")
+ARCHIVE_DROPPED: Final = Metric(
+    "attestream.archive.dropped",
+    "{entry}",
+    "Evidence and log entries that were not kept; attribute `reason`: `overflow`, `allowance`, `too-large` or `bus`.",
+)
 DEAD_LETTERS: Final = Metric("attestream.dead_letters", "{message}", "Messages given up; attribute `stream`.")
 REJECTED: Final = Metric(
     "attestream.rejected",
@@ -86,6 +92,8 @@ METRICS: Final = (
     REVOCATIONS,
     DELIVERIES,
     STREAM_FILL,
+    ARCHIVED,
+    ARCHIVE_DROPPED,
     DEAD_LETTERS,
     REJECTED,
     BUS_VIOLATIONS,

@@ -15,6 +15,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from attestream.bus.stored import get_batch, last_message
+from attestream.clock import unix_ms
 from attestream.errors import FencedError, MalformedError, TooLargeError
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ CHUNK_BYTES: Final = 131_072
 
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 32
+_MOMENT_MS: Final = 60_000
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 
-async def put(bus: Bus, bucket: str, data: bytes) -> str:
+async def put(bus: Bus, bucket: str, data: bytes, *, ttl_s: int | None = None) -> str:
     """Store ``data`` and return its SHA-256 in hex. What is stored already is not sent again.
+
+    ``ttl_s`` is the object's life in whole seconds; what is stored already is then sent again unless that was a moment ago.
 
     :raises TooLargeError: over :data:`MAX_OBJECT_BYTES`.
     :raises BusError: the bus does not take it.
@@ -38,13 +42,14 @@ async def put(bus: Bus, bucket: str, data: bytes) -> str:
         raise TooLargeError(f"an object of {len(data)} bytes; the limit is {MAX_OBJECT_BYTES}")
     digest = hashlib.sha256(data).digest()
     name = digest.hex()
-    if await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, name)) is not None:
+    known = await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, name))
+    if known is not None and (ttl_s is None or unix_ms() - known.at < _MOMENT_MS):
         return name
     nuid = secrets.token_hex(11)
     subject = f"$O.{bucket}.C.{nuid}"
     chunks = range(0, len(data), CHUNK_BYTES)
     for index, start in enumerate(chunks):
-        await bus.publish_durable(subject, data[start : start + CHUNK_BYTES], message_id=f"{nuid}.{index}")
+        await bus.publish_durable(subject, data[start : start + CHUNK_BYTES], message_id=f"{nuid}.{index}", ttl_s=ttl_s)
     meta = {
         "name": name,
         "bucket": bucket,
@@ -59,7 +64,8 @@ async def put(bus: Bus, bucket: str, data: bytes) -> str:
             _meta_subject(bucket, name),
             json.dumps(meta).encode(),
             message_id=f"{nuid}.meta",
-            guard=(_meta_subject(bucket, name), 0),
+            ttl_s=ttl_s,
+            guard=(_meta_subject(bucket, name), known.sequence if known is not None else 0),
         )
     except FencedError:
         # Someone stored the same content meanwhile: theirs stands, and nothing refers to our chunks.

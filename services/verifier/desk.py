@@ -24,7 +24,8 @@ from attestream.telemetry import APPRAISALS, counter
 from attestream.tpm.structures import parse_quote
 from schemas.attestation import Evidence
 from schemas.events import EventKind, Finding, Standing
-from services.verifier import identities
+from services.verifier import custody, identities
+from services.verifier.archive import Archivist, Before
 from services.verifier.attester import Attester
 from services.verifier.journal import Journal
 from services.verifier.scheduler import Scheduler, monotonic_ms
@@ -75,6 +76,7 @@ class Desk:
         self._window = window_ms
         self._warnings_per_h = warnings_per_h
         self._memo = Memo()
+        self.archive = Archivist(bus, clock, window_ms)
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.appraised: Counter[str] = Counter()
@@ -92,11 +94,14 @@ class Desk:
             return False
         if is_large(evidence) or _starts_over_unasked(attester, evidence):
             return False
+        before = Before.of(attester) if attester.policy.keeping is not None else None
         appraisal = self._appraise(attester, evidence, received_at)
         if appraisal.verdict is not Verdict.PASS or appraisal.findings:
             return False
         self.appraised[appraisal.verdict] += 1
         self._passed(attester, evidence, appraisal, received_at)
+        if before is not None:
+            self.archive.offer(attester, evidence, appraisal, before, received_at)
         if evidence.pcr_values:
             # No row is written for a bare answer: all that it changes is the clock, and losing that costs nothing.
             self._journal.progressed(attester)
@@ -188,7 +193,11 @@ class Desk:
             await self._incomplete(attester, evidence, attester.state)
             self._scheduler.answered(attester)
             return
+        if (boot := custody.lacking(attester, evidence)) is not None:
+            async with self._large:
+                evidence = await custody.completed(self._bus, attester, evidence, boot)
         took_ms = 0
+        before = Before.of(attester)
         if is_large(evidence):
             async with self._large:
                 began = monotonic_ms()
@@ -203,6 +212,7 @@ class Desk:
             await self._incomplete(attester, evidence, appraisal.state)
         else:
             await self._good(attester, evidence, appraisal, received_at)
+        self.archive.offer(attester, evidence, appraisal, before, received_at)
         if attester.seq == evidence.seq or attester.again:
             self._scheduler.answered(attester, min(PAUSE_FACTOR * took_ms, attester.lease_ms // 3))
 

@@ -34,6 +34,9 @@ from services.verifier.store import Store
 
 log = logging.getLogger(__name__)
 
+ARCHIVE_S: Final = 5.0
+"""Most time that a worker which stops takes to write evidence that is to be kept."""
+
 LOOK_S: Final = 0.1
 """Time between two looks at who is alive and which leases are free."""
 
@@ -159,6 +162,7 @@ class Worker:
         # The others share out its partitions while it still gives them up.
         await self._quietly(keyvalue.delete(self._bus, topology.WORKERS.name, self.name))
         await asyncio.gather(*(self._quietly(self._give_up(index)) for index in list(self._partitions)))
+        await self.services.desk.archive.flush(ARCHIVE_S)
 
     async def _stay_alive(self) -> None:
         # Apart from taking partitions: a database that is slow to open one must not cost the leases of the others.
