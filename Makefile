@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make install` makes; see scripts/install.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench fuzz lock vm clean
+.PHONY: help install demo test check bench fuzz chaos lock vm clean
 
 python := .venv/bin/python
 
@@ -31,6 +31,10 @@ bench: install ## Measure; only=NAME measures one part
 fuzz: ## Fuzz every parser for seconds=60 each; only=NAME for one
 	@scripts/install --test
 	@$(python) -m fuzz --seconds $(or $(seconds),60) $(if $(only),--only $(only))
+
+chaos: ## Break one part after another under load, and count; seed=1 minutes=5
+	@scripts/install --test
+	@$(python) -m devtools.chaos --minutes $(or $(minutes),5) $(if $(seed),--seed $(seed)) $(args)
 
 lock: ## Resolve the dependencies anew (needs uv)
 	@scripts/lock

@@ -10,12 +10,12 @@ from typing import Final
 
 from attestream.bus.connection import Bus
 from attestream.bus.stored import Stored, last_messages, messages
-from attestream.bus.trust import Trust
 from attestream.clock import unix_ms
+from attestream.errors import RefusedError
 from devtools.fleet.fleet import Fleet
 from devtools.fleet.machine import Machine
 from schemas import subjects, topology
-from schemas.base import Decoder
+from schemas.base import Decoder, M, SchemaError
 from schemas.events import Event, EventKind, Result, Revocation, Signed, Standing
 from schemas.roles import Role
 
@@ -27,44 +27,44 @@ _SHOWN: Final = 10
 
 
 class Record:
-    """What the streams hold, every signature verified. ``bus`` is a connection of somebody who may read all of them."""
+    """What the streams hold, as far as it can be believed. ``bus`` is of somebody who may read all of them."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-
-    @property
-    def trust(self) -> Trust:
-        """Whom the connection believes."""
-        return self._bus.trust
+        self.rejected: set[tuple[str, int]] = set()
+        """Stream and sequence of what was not made by whom it must be, or can not be read."""
 
     async def events(self) -> list[Event]:
-        """Return all events, in order.
-
-        :raises SignatureError: one was not made by whom it must be.
-        """
+        """Return all events, in order."""
         found = [stored async for stored in messages(self._bus, topology.EVENTS.name, "att.event.*.*")]
-        return [await self._read(stored) for stored in found if not stored.subject.startswith("att.event.fence.")]
-
-    async def _read(self, stored: Stored) -> Event:
-        await self.trust.author_of(stored)
-        return _EVENT.decode(stored.data)
+        own = [stored for stored in found if not stored.subject.startswith("att.event.fence.")]
+        return [event for stored in own if (event := await self._read(topology.EVENTS.name, stored, _EVENT)) is not None]
 
     async def revocations(self) -> list[Revocation]:
         """Return all revocations, in order.
 
-        :raises SignatureError: one was not signed by the notifier.
+        :raises AttestreamError: one was not signed by the notifier.
         """
         found = [stored async for stored in messages(self._bus, topology.REVOCATIONS.name, subjects.REVOCATIONS)]
         return [
-            await self.trust.open(_SIGNED.decode(stored.data), Revocation, Role.NOTIFIER, stored.at, _signed_at)
+            await self._bus.trust.open(_SIGNED.decode(stored.data), Revocation, Role.NOTIFIER, stored.at, _signed_at)
             for stored in found
         ]
 
     async def results(self) -> dict[str, Result]:
         """Return the results that hold now, by agent."""
-        found = await last_messages(self._bus, topology.RESULTS.name, [subjects.RESULTS])
-        results = [_RESULT.decode(stored.data) for stored in found if stored.data and not stored.marker]
-        return {result.agent_id: result for result in results if result.expires_at > unix_ms()}
+        stored = await last_messages(self._bus, topology.RESULTS.name, [subjects.RESULTS])
+        live = [one for one in stored if one.data and not one.marker]
+        found = [await self._read(topology.RESULTS.name, one, _RESULT) for one in live]
+        return {result.agent_id: result for result in found if result is not None and result.expires_at > unix_ms()}
+
+    async def _read(self, stream: str, stored: Stored, decoder: Decoder[M]) -> M | None:
+        try:
+            await self._bus.trust.author_of(stored)
+            return decoder.decode(stored.data)
+        except (RefusedError, SchemaError):
+            self.rejected.add((stream, stored.sequence))
+            return None
 
 
 async def settled(fleet: Fleet, record: Record, timeout_s: float) -> list[str]:

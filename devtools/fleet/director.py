@@ -18,7 +18,8 @@ from schemas.commands import AddAgent, Attestation, Command, StartAgent, UpdateA
 from schemas.events import Standing
 
 _COMMANDS: Final = 32
-_COMMAND_S: Final = 60.0
+_COMMAND_S: Final = 150.0
+"""A command that a bus server took with it to its end comes again after a minute."""
 _MISSED: Final = 3
 """Challenges without an answer after which an agent is unreachable: the verifier's default."""
 
@@ -69,7 +70,7 @@ class Director:
     async def command(self, command: Command) -> None:
         """Have a command executed, also while nobody can yet: it is sent again under its id until it has an outcome.
 
-        :raises AttestreamError: it is refused, or has no outcome after a minute.
+        :raises AttestreamError: it is refused, or has no outcome in time.
         """
         deadline = time.monotonic() + _COMMAND_S
         async with self._turns:

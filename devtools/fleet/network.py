@@ -13,7 +13,7 @@ from attestream.bus.connection import Bus, connect
 from attestream.credentials.document import Credentials
 from attestream.credentials.nkey import Kind
 from attestream.credentials.token import read, reissued
-from attestream.errors import AttestreamError
+from attestream.errors import AttestreamError, BusError
 from attestream.installation.bus_keys import issue, load_seed
 from devtools.bus_identities import enrolled
 from devtools.fleet.machine import Machine
@@ -93,6 +93,9 @@ class Network:
         assert self._enrolment is not None
         if self._own:
             answer = await enrolled(self._enrolment, machine, machine.bus_key)
+            if not answer.bus_token:
+                # The registrar hears of what lifts a block a moment after the operator.
+                raise BusError(f"{machine.agent_id} has enrolled and was given no identity: {answer.bus_refusal}")
             machine.enrolment = answer.enrolment
             return answer.bus_token
         request = machine.enrol_request()

@@ -65,6 +65,7 @@ async def _lived(fleet: Fleet, client: Client, tell: Tell) -> Outcome:
     wrong = await settled(fleet, record, _PATIENCE_S + 3 * fleet.scenario.lease_ms / 1000)
     wrong += await _compared(fleet, record)
     wrong += fleet.failures
+    wrong += [f"message {sequence} of {stream} can not be believed" for stream, sequence in sorted(record.rejected)]
     events = await record.events()
     counts = Counter(f"events.{event.kind}" for event in events)
     counts |= {
