@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
@@ -28,6 +29,7 @@ from schemas.accounts import GUESTS
 from schemas.base import Decoder, M, Message, SchemaError, encode
 from schemas.enrolment import Refused
 from schemas.roles import Role
+from schemas.trust import place_of_answer
 
 __all__ = ["Ack", "Bus", "BusSettings", "Callback", "connect"]
 
@@ -184,7 +186,8 @@ class Bus:
             extended |= self.trust.sign(subject, data)
         if signed_by:
             # The real inbox has another name where the answer comes from, if that is another account.
-            extended[subjects.HEADER_REPLY_TO] = place = self.nc.new_inbox()
+            place = place_of_answer(self.nc.new_inbox(), secrets.token_urlsafe(16), subject, data)
+            extended[subjects.HEADER_REPLY_TO] = place
         try:
             reply = await self.replies.ask(subject, data, extended, timeout_s)
         except nats.errors.NoRespondersError as error:
@@ -239,8 +242,9 @@ class Bus:
             try:
                 subscription = await self.nc.subscribe(subject, queue=queue, cb=callback)
                 if self.nc.is_connected:
-                    # A refusal comes before the answer to this.
-                    await self.nc.flush()
+                    # A refusal comes before the answer to this. The client's own waiting can swallow a cancellation (Python
+                    # issue 86296), and an answer to one that was cancelled ends its reading.
+                    await asyncio.shield(self.nc.flush())
             except TimeoutError:
                 _LOG.warning("whether the bus takes the subscription to %s is not known yet", subject)
             except nats.errors.Error as error:
