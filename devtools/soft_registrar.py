@@ -7,6 +7,7 @@ import hmac
 import secrets
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from attestream.bus.connection import Bus
 from attestream.tpm.credential import make_credential
@@ -28,14 +29,27 @@ class SoftRegistrar:
         """All requests."""
         self.proven: list[bool] = []
         """For each activation whether its proof was right."""
+        self._subscriptions: list[Subscription] = []
         self._bus = bus
         self._enrolment = enrolment
         self._pending: dict[bytes, tuple[bytes, bytes, bytes, Public]] = {}
 
     async def start(self) -> None:
         """Begin to answer."""
-        await self._bus.subscribe(subjects.REGISTRAR_ENROL, self._enrol)
-        await self._bus.subscribe(subjects.REGISTRAR_ACTIVATE, self._activate)
+        for subject, answer in ((subjects.REGISTRAR_ENROL, self._enrol), (subjects.REGISTRAR_ACTIVATE, self._activate)):
+            self._subscriptions.append(await self._bus.subscribe(subject, answer))
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        while self._subscriptions:
+            await self._subscriptions.pop().unsubscribe()
+
+    async def _answer(self, message: Msg, answer: Message) -> None:
+        """Answer, signed where the bus's trust signs."""
+        place = (message.headers or {}).get(subjects.HEADER_REPLY_TO, "")
+        await self._bus.publish(
+            message.reply, answer, headers=self._bus.trust.sign(place, encode(answer)) if place else None
+        )
 
     async def _enrol(self, message: Msg) -> None:
         request = decode(message.data, EnrolRequest)
@@ -48,7 +62,7 @@ class SoftRegistrar:
             credential, sealed = make_credential(parse_public(request.ek_public), ak.name, secret)
             answer = EnrolChallenge(challenge_id=challenge_id, credential=credential, secret=sealed, expires_at=1)
             self._pending[challenge_id] = (secret, bytes(message.data), encode(answer), ak)
-        await self._bus.publish(message.reply, answer)
+        await self._answer(message, answer)
 
     async def _activate(self, message: Msg) -> None:
         request = decode(message.data, ActivateRequest)
@@ -63,4 +77,4 @@ class SoftRegistrar:
         answer: Message = Refused(code="enrolment-refused", message="the proof is wrong")
         if proven:
             answer = Enrolled(agent_id=request.agent_id, ak_name=name, enrolment=self._enrolment, at=1)
-        await self._bus.publish(message.reply, answer)
+        await self._answer(message, answer)

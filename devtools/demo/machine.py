@@ -112,7 +112,6 @@ class Machine:
             "ak": self.ak,
             "ima_log": str(self.ima_directory / "binary_runtime_measurements"),
             "boot_log": "",
-            "revocation_keys": [str(self._place.trusted_keys / "revocation.pem")],
             "enrolment_credentials": str(self._place.credentials(Role.ENROLMENT)),
             "revocation_hook": [*_HOOK, str(self._hook_file)],
         }

@@ -25,7 +25,7 @@ def main() -> int:
         set_up_logging(config.log, "agent")
         shut_down = set_up_telemetry("agent", os.environ)
         try:
-            uvloop.run(run(config.agent, config.bus.settings(f"agent {config.agent.id}".strip())))
+            uvloop.run(run(config.agent, config.bus.settings(f"agent {config.agent.id}".strip()), config.trust))
         finally:
             shut_down()
     except AttestreamError as error:

@@ -21,6 +21,7 @@ from attestream.tpm.public import parse_public
 from schemas import subjects
 from schemas.base import Decoder, SchemaError, encode
 from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled, EnrolRequest, Refused, possession_bytes, transcript
+from schemas.roles import Role
 from services.agent.identity import Identity
 from services.agent.tpm_device import EndorsementKey, KeyLostError, TpmDevice
 
@@ -108,7 +109,9 @@ async def _attempt(
         proof=proof,
         bus_signature=bus_key.sign(possession) if bus_key is not None else b"",
     )
-    enrolled = await bus.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled, timeout_s=_TIMEOUT_S)
+    enrolled = await bus.request(
+        subjects.REGISTRAR_ACTIVATE, activate, Enrolled, timeout_s=_TIMEOUT_S, signed_by=(Role.REGISTRAR,)
+    )
     if enrolled.ak_name != parse_public(ak_public).name or enrolled.agent_id != identity.agent_id:
         raise MalformedError("the registrar has confirmed another enrolment than was asked for")
     return enrolled

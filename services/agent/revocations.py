@@ -12,6 +12,7 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,12 @@ from nats.aio.msg import Msg
 
 from attestream.bus.connection import Bus
 from attestream.bus.stored import get_batch
+from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, BusError, ConfigError
-from attestream.signing import TrustedKeys
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError
 from schemas.events import Revocation, Signed
+from services.agent.belief import Judge
 from services.agent.private_file import read_private, write_private
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ MAX_IDS: Final = 1024
 _BATCH: Final = 200
 _FILE_NAME: Final = "revocations.state"
 _FILE_LIMIT: Final = 1 << 20
+_TIME_STAMP: Final = "Nats-Time-Stamp"
 _SIGNED: Final = Decoder[Signed](Signed)
 
 Action = Callable[[Revocation], Awaitable[object]]
@@ -54,16 +57,16 @@ class _State(msgspec.Struct, frozen=True):
 class Revocations:
     """Calls ``action`` for each verified revocation, at least once over the life of the data directory.
 
-    :param keys: whose signatures are believed. What they did not sign is logged and counted (:attr:`refused`), nothing more.
+    :param judge: whom it believes. What it refuses is logged and counted (:attr:`refused`), nothing more.
     """
 
-    def __init__(self, bus: Bus, keys: TrustedKeys, data_dir: Path, action: Action) -> None:
+    def __init__(self, bus: Bus, judge: Judge, data_dir: Path, action: Action) -> None:
         self.refused = 0
         """Messages that could not be verified."""
         self.verified = 0
         """Revocations that were acted on."""
         self._bus = bus
-        self._keys = keys
+        self._judge = judge
         self._file = data_dir / _FILE_NAME
         self._action = action
         self._lock = asyncio.Lock()
@@ -116,7 +119,7 @@ class Revocations:
             request = {"seq": self._last + 1, "batch": _BATCH, "next_by_subj": ">"}
             batch = await get_batch(self._bus, topology.REVOCATIONS.name, request)
             for stored in batch.messages:
-                await self._deal(stored.data)
+                await self._deal(stored.data, stored.at)
                 self._last = max(self._last, stored.sequence)
             if not batch.messages:
                 return
@@ -128,7 +131,7 @@ class Revocations:
         except ValueError:
             sequence = 0
         async with self._lock:
-            new = await self._deal(message.data)
+            new = await self._deal(message.data, _stored_at(message))
             # Anyone might claim any sequence here: but for a revocation that is new, only the stream moves the mark.
             if new and sequence == self._last + 1:
                 self._last = sequence
@@ -147,10 +150,10 @@ class Revocations:
         request = {"seq": max(1, self._last), "batch": 1, "next_by_subj": ">"}
         return bool((await get_batch(self._bus, topology.REVOCATIONS.name, request)).messages)
 
-    async def _deal(self, data: bytes) -> bool:
+    async def _deal(self, data: bytes, received_at: int) -> bool:
         """Verify one message and act on it, unless that was done before; return whether it was new."""
         try:
-            revocation = self._keys.open(_SIGNED.decode(data), Revocation)
+            revocation = await self._judge(_SIGNED.decode(data), received_at)
         except (SchemaError, AttestreamError) as error:
             self.refused += 1
             _log.warning("a revocation was not believed: %s", error)
@@ -183,3 +186,11 @@ class Revocations:
         except ConfigError as error:
             # Without the file revocations are acted on again after a restart; that is better than not at all.
             _log.error("%s", error)
+
+
+def _stored_at(message: Msg) -> int:
+    """Return the time at which the server says that it has stored a message that it sends on (Unix ms); else the present."""
+    try:
+        return int(datetime.fromisoformat((message.headers or {})[_TIME_STAMP]).timestamp() * 1000)
+    except (KeyError, ValueError):
+        return unix_ms()

@@ -17,15 +17,15 @@ from msgspec.structs import replace
 
 from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.clock import unix_ms
-from attestream.config import AgentConfig
+from attestream.config import AgentConfig, TrustConfig
 from attestream.credentials.nkey import NKey
-from attestream.errors import AttestreamError, BusError, ConfigError, ForbiddenError, MalformedError, RefusedError
-from attestream.signing import TrustedKeys
+from attestream.errors import AttestreamError, BusError, ForbiddenError, MalformedError, RefusedError
 from schemas import subjects
 from schemas.events import Revocation
 from services.agent import bus_key
 from services.agent import identity as identities
 from services.agent.answering import Answerer
+from services.agent.belief import Belief
 from services.agent.enrolment import enrol
 from services.agent.evidence import Attester, EvidenceMaker
 from services.agent.hook import run_hook
@@ -45,17 +45,19 @@ _REFUSED: Final = re.compile("revoked|authorization violation", re.IGNORECASE)
 """How the server says that an identity is void: on the connection that it ends, or to whoever comes with it."""
 _LASTING_S: Final = 60.0
 """Seconds after which an identity's end is no sign of trouble with getting one."""
-_MAX_KEY_BYTES: Final = 65_536
 
 
 class Agent:
     """The agent of one machine.
 
     :param settings: how the bus is reached; the agent waits for a bus that is not there yet.
+    :param trust: whom the agent believes; by default nobody but ``config.revocation_keys``.
+    :raises ConfigError: when the configuration can not be used.
     """
 
-    def __init__(self, config: AgentConfig, settings: BusSettings) -> None:
+    def __init__(self, config: AgentConfig, settings: BusSettings, trust: TrustConfig | None = None) -> None:
         self._config = config
+        self._belief = Belief(config, trust or TrustConfig())
         self._settings = settings
         self._ima = _ima_log(config)
         self._tpm = TpmDevice(config.tcti, config.data_dir, ek=config.ek, ak=config.ak, ak_scheme=config.ak_scheme)
@@ -68,27 +70,26 @@ class Agent:
         :raises TpmError: when the TPM can not be used, or does not hold the AK any more.
         :raises BusError: when a bus that asks nobody who they are has closed the connection for good.
         """
-        keys = _trusted_keys(self._config.revocation_keys)
         identity = identities.load(self._config.data_dir, self._config.id)
         try:
             if self._config.enrolment_credentials is None:
-                await self._without_credentials(keys, identity)
+                await self._without_credentials(identity)
             else:
-                await self._with_credentials(keys, identity, self._config.enrolment_credentials)
+                await self._with_credentials(identity, self._config.enrolment_credentials)
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _without_credentials(self, keys: TrustedKeys | None, identity: Identity) -> None:
+    async def _without_credentials(self, identity: Identity) -> None:
         bus = await _connect(self._settings)
         async with _life(bus) as tasks:
-            if keys is not None:
-                # Revocations of others count also for a machine that is not enrolled yet.
-                tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
+            await self._belief.start(bus)
+            # Revocations of others count also for a machine that is not enrolled yet.
+            self._hear_revocations(bus, tasks)
             enrolled, _ = await enrol(bus, self._tpm, identity, self._executor)
             identities.store(self._config.data_dir, enrolled)
             await self._attest(bus, enrolled, tasks)
 
-    async def _with_credentials(self, keys: TrustedKeys | None, identity: Identity, enrolment: Path) -> None:
+    async def _with_credentials(self, identity: Identity, enrolment: Path) -> None:
         """Have an identity issued, live with it until it ends, and begin again."""
         loop = asyncio.get_running_loop()
         key = await loop.run_in_executor(
@@ -99,7 +100,7 @@ class Agent:
             began = loop.time()
             try:
                 identity, held = await self._enrolled(identity, key, enrolment)
-                await self._session(keys, identity, held)
+                await self._session(identity, held)
             except (BusError, RefusedError, MalformedError) as error:
                 _log.warning("agent %s is not on the bus: %s (%s)", identity.agent_id, error.message, error.hint)
             if loop.time() - began > _LASTING_S:
@@ -110,19 +111,24 @@ class Agent:
     async def _enrolled(self, identity: Identity, key: NKey, credentials: Path) -> tuple[Identity, BusIdentity]:
         bus = await _connect(replace(self._settings, credentials=credentials, identity=None))
         try:
+            await self._belief.start(bus)
             enrolled, token = await enrol(bus, self._tpm, identity, self._executor, key)
         finally:
             await bus.close()
         identities.store(self._config.data_dir, enrolled)
         return enrolled, BusIdentity(enrolled.agent_id, key, token, unix_ms)
 
-    async def _session(self, keys: TrustedKeys | None, identity: Identity, held: BusIdentity) -> None:
+    async def _session(self, identity: Identity, held: BusIdentity) -> None:
         bus = await _connect(replace(self._settings, credentials=None, identity=held.credentials))
         async with _life(bus) as tasks:
-            if keys is not None:
-                tasks.create_task(Revocations(bus, keys, self._config.data_dir, self._act).run())
+            await self._belief.start(bus)
+            self._hear_revocations(bus, tasks)
             tasks.create_task(held.renew(bus))
             await self._attest(bus, identity, tasks)
+
+    def _hear_revocations(self, bus: Bus, tasks: asyncio.TaskGroup) -> None:
+        if (judge := self._belief.revocations) is not None:
+            tasks.create_task(Revocations(bus, judge, self._config.data_dir, self._act).run())
 
     async def _attest(self, bus: Bus, identity: Identity, tasks: asyncio.TaskGroup) -> None:
         attester = Attester(
@@ -146,12 +152,12 @@ class Agent:
             await run_hook(self._config.revocation_hook, revocation)
 
 
-async def run(config: AgentConfig, settings: BusSettings) -> None:
+async def run(config: AgentConfig, settings: BusSettings, trust: TrustConfig) -> None:
     """Run an agent until SIGTERM or SIGINT.
 
     :raises AttestreamError: as :meth:`Agent.run`.
     """
-    task = asyncio.create_task(Agent(config, settings).run())
+    task = asyncio.create_task(Agent(config, settings, trust).run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
@@ -212,20 +218,3 @@ def _first(group: BaseExceptionGroup[AttestreamError]) -> AttestreamError:
 
 def _ima_log(config: AgentConfig) -> ImaLog | None:
     return ImaLog(config.ima_log, ascii_form=config.ima_log_format == "ascii") if config.ima_log else None
-
-
-def _trusted_keys(paths: list[Path]) -> TrustedKeys | None:
-    if not paths:
-        _log.info("no agent.revocation_keys are configured: revocations are not heard")
-        return None
-    pems = []
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                pems.append(file.read(_MAX_KEY_BYTES))
-        except OSError as error:
-            raise ConfigError(f"the revocation key {path} can not be read: {error.strerror}") from error
-    try:
-        return TrustedKeys.from_pems(pems)
-    except AttestreamError as error:
-        raise ConfigError(f"agent.revocation_keys: {error.message}") from error

@@ -25,6 +25,7 @@ from schemas.commands import AgentStatus
 from schemas.enrolment import ActivateRequest, AgentQuery, EnrolChallenge, Enrolled, Identity, Refused
 from schemas.events import EventKind, Standing
 from services.agent.answering import Answerer
+from services.agent.belief import pinned
 from services.agent.revocations import Revocations
 from services.notifier.service import notifying
 from services.registrar.service import serving
@@ -98,7 +99,7 @@ async def installation(bus, nats_server, tmp_path, monkeypatch):
 
     limits = LimitsConfig(enrolments_per_agent_min=10_000)
     async with serving(bus, config, limits=limits), notifying(bus, NotifierConfig(), signer):
-        revocations = Revocations(bus, TrustedKeys.from_pems([signer.public_pem]), tmp_path, act)
+        revocations = Revocations(bus, pinned(TrustedKeys.from_pems([signer.public_pem])), tmp_path, act)
         installed.maker = Maker(make_agent(LISTENER))
         answerer = Answerer(bus, LISTENER, installed.maker, ThreadPoolExecutor(1))
         await bus.subscribe(subjects.challenge(LISTENER), answerer.hear)

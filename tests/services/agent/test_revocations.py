@@ -13,6 +13,7 @@ from attestream.signing import Signer, TrustedKeys
 from schemas import subjects, topology
 from schemas.base import encode
 from schemas.events import Finding, Revocation, Standing
+from services.agent.belief import pinned
 from services.agent.revocations import MAX_IDS, Revocations
 
 FINDING = Finding(code="runtime.unknown", layer="runtime", severity="failure", culprit="/bin/evil", message="m", remedy="r")
@@ -42,7 +43,7 @@ class Ear:
     def __init__(self, bus: Bus, signer: Signer, data_dir: Path) -> None:
         self.heard: list[str] = []
         self.bus = bus
-        self.revocations = Revocations(bus, TrustedKeys.from_pems([signer.public_pem]), data_dir, self.act)
+        self.revocations = Revocations(bus, pinned(TrustedKeys.from_pems([signer.public_pem])), data_dir, self.act)
 
     async def act(self, one: Revocation) -> None:
         self.heard.append(one.id)
@@ -178,7 +179,7 @@ async def test_damaged_state_costs_repeats_and_not_revocations(bus: Bus, signer:
 async def test_what_is_remembered_is_bounded(bus: Bus, signer: Signer, tmp_path: Path) -> None:
     ear = Ear(bus, signer, tmp_path / "agent")
     for number in range(MAX_IDS + 5):
-        await ear.revocations._deal(encode(signer.sign(revocation(number))))
+        await ear.revocations._deal(encode(signer.sign(revocation(number))), number)
     assert len(ear.revocations._ids) == MAX_IDS
 
 
