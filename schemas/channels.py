@@ -282,12 +282,13 @@ HEADERS: Final = (
     Header(subjects.HEADER_MESSAGE_ID, "Id of a stored message; the server drops a repeat within the duplicate window."),
     Header(
         subjects.HEADER_REPLY_TO,
-        "On a command: the inbox to which its outcome is sent. On a question: the inbox that the signed answer is made for.",
+        "On a command: the inbox to which its outcome is sent. On a question: the inbox that the signed answer is made for, "
+        "with random characters and the digest of the question behind it.",
     ),
     Header(
         subjects.HEADER_SIGNATURE,
         "`<key id>.<algorithm>.<signed at>.<signature>`: who says this, over the subject as published (of an answer: the "
-        "inbox that the question names), the time in Unix ms and the payload.",
+        "place that the question names), the time in Unix ms and the payload.",
     ),
     Header(subjects.HEADER_TTL, "On a result or a key with a lifetime: seconds until the server lets it expire."),
     Header(subjects.HEADER_EXPECTED_SUBJECT, "On a verifier's event or result: the fence subject of the partition."),

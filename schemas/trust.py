@@ -3,10 +3,14 @@
 A message that must be believed carries the header ``Attestream-Signature: <key id>.<algorithm>.<signed at>.<signature>``;
 the signature (base64url without padding) covers :func:`covered_bytes`, and with them the subject on which its author
 published. A copy under another subject, or with another payload or time, does not verify. The header of a reply covers the
-random inbox that the question names in ``Attestream-Reply-To``, so an old answer can not be played again.
+place that the question names in ``Attestream-Reply-To`` (:func:`place_of_answer`), so that an old answer can not be played
+again, nor the answer to one question as that to another.
 """
 
 from __future__ import annotations
+
+import base64
+import hashlib
 
 from schemas.base import Message, Part
 from schemas.roles import Role
@@ -55,3 +59,21 @@ class Roster(Message, kw_only=True, frozen=True, tag="roster"):
 def covered_bytes(subject: str, signed_at: int, payload: bytes) -> bytes:
     """Return what the signature of a message on ``subject`` covers; ``signed_at`` is in Unix milliseconds."""
     return b"attestream/publication/1\x00" + subject.encode("ascii") + b"\x00" + signed_at.to_bytes(8, "big") + payload
+
+
+def place_of_answer(inbox: str, secret: str, subject: str, question: bytes) -> str:
+    """Return what the signature of the answer to ``question``, asked on ``subject``, is made for.
+
+    ``secret`` is random: nobody has an answer signed for a question that has not been asked yet.
+    """
+    return f"{inbox}.{secret}.{_digest(subject, question)}"
+
+
+def is_place_of_answer(place: str, subject: str, question: bytes) -> bool:
+    """Return whether ``place`` was made for ``question``: whoever carries the question can give it another place."""
+    return place.rpartition(".")[2] == _digest(subject, question)
+
+
+def _digest(subject: str, question: bytes) -> str:
+    digest = hashlib.sha256(subject.encode() + b"\x00" + question).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")

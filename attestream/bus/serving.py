@@ -20,6 +20,7 @@ from schemas import subjects
 from schemas.base import Decoder, Message, SchemaError, encode
 from schemas.enrolment import Refused
 from schemas.roles import Role
+from schemas.trust import is_place_of_answer
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -138,9 +139,14 @@ class Endpoint:
         await self._bus.publish(message.reply, reply, headers=self._signature(message, reply))
 
     def _signature(self, message: Msg, reply: Message) -> dict[str, str] | None:
-        """Return the header that binds ``reply`` to the inbox that the question names, and to nothing that is no inbox."""
+        """Return the header that binds ``reply`` to the place that the question names for it. There is none for what is no
+        inbox, or was made for another question."""
         place = (message.headers or {}).get(subjects.HEADER_REPLY_TO, "")
-        return self._bus.trust.sign(place, encode(reply)) if self._signed and subjects.INBOX.match(place) else None
+        if not self._signed or not subjects.INBOX.match(place):
+            return None
+        if not is_place_of_answer(place, message.subject, message.data):
+            return None
+        return self._bus.trust.sign(place, encode(reply))
 
     async def _author(self, message: Msg) -> Author:
         """Return who asks.
