@@ -150,8 +150,14 @@ class Site:
         """Return how often an agent became unreachable or its result lapsed."""
         total = 0
         for kind in (EventKind.UNREACHABLE, EventKind.LAPSED):
-            request = {"seq": 1, "batch": 1000, "next_by_subj": subjects.events_of_kind(kind)}
-            total += len((await get_batch(self.client.bus, topology.EVENTS.name, request)).messages)
+            start = 1
+            while True:
+                request = {"seq": start, "batch": 500, "next_by_subj": subjects.events_of_kind(kind)}
+                found = (await get_batch(self.client.bus, topology.EVENTS.name, request)).messages
+                if not found:
+                    break
+                total += len(found)
+                start = found[-1].sequence + 1
         return total
 
     async def close(self) -> None:

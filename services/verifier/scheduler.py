@@ -42,6 +42,13 @@ LEASE_MS: Final = 250
 ABSENT_MS: Final = 1_000
 """Pause after the server said that nobody listens under the agent's subject."""
 
+RETURN_MS: Final = 60_000
+"""Time after a return of the bus in which no challenge without an answer is held against an agent: a large fleet comes
+back one by one. Results lapse all the same."""
+
+RETURN_PAUSE: Final = 5
+"""Pauses of an absent agent that one waits meanwhile."""
+
 TICK: Final = "tick"
 """Token in place of an agent's secret one in what the worker sends to itself."""
 
@@ -93,6 +100,7 @@ class Scheduler:
         self._heard = monotonic_ms()
         """Everything that had come by then has been dealt with."""
         self._ticked = 0
+        self._patient_until = 0
         self._starts = 0
         self.pace = Pace(timeout_ms / TARGET_SHARE)
         self.overload = Overload()
@@ -139,6 +147,10 @@ class Scheduler:
         if self._heard < sent <= now:
             self._heard = sent
             self.pace.heard(now, now - sent)
+
+    def returned(self) -> None:
+        """The bus was away, and the agents with it: be patient with them."""
+        self._patient_until = monotonic_ms() + RETURN_MS
 
     def keep_waiting(self) -> None:
         """See to it that nobody's result lapses because the worker is late, and note how late it is."""
@@ -282,10 +294,14 @@ class Scheduler:
             log.warning("%s can not be challenged: %s", attester.agent_id, error)
 
     async def _missed(self, attester: Attester) -> None:
-        attester.missed += 1
         self._count_missed.add(1)
-        absent = max(ABSENT_MS, self._timeout // 5)
-        self.later(attester, 0 if attester.again else min(attester.interval_ms, absent * attester.missed))
+        pause = max(ABSENT_MS, self._timeout // 5)
+        if monotonic_ms() < self._patient_until:
+            pause *= RETURN_PAUSE
+        else:
+            attester.missed += 1
+            pause *= attester.missed
+        self.later(attester, 0 if attester.again else min(attester.interval_ms, pause))
         await self._guarded(self.on_missed, attester)
 
     async def _guarded(self, call: Callable[[Attester], Awaitable[None]], attester: Attester) -> None:

@@ -212,6 +212,7 @@ class Worker:
 
     async def _reconnected(self) -> None:
         self._wait_until = boot_clock() + self._settings.partition_lease_s
+        self.scheduler.returned()
         self._returned.set()
 
     async def _recover(self) -> None:
