@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import statistics
 import sys
 import time
 
 from devtools.chaos.injections import INJECTIONS
-from devtools.chaos.suite import Plan, Tally, run
+from devtools.chaos.suite import Plan, Tally, Tell, run
 
 
 def main() -> int:
@@ -35,9 +36,20 @@ def main() -> int:
         hosts=not options.one_host,
         own=not options.shared,
     )
-    tally = asyncio.run(run(plan, tell))
+    try:
+        tally = asyncio.run(_until_signalled(plan, tell))
+    except asyncio.CancelledError:
+        sys.stdout.write("stopped; everything that was started has ended\n")
+        return 128 + signal.SIGTERM
     _show(plan, tally, time.monotonic() - began)
     return 1 if tally.wrong else 0
+
+
+async def _until_signalled(plan: Plan, tell: Tell) -> Tally:
+    playing = asyncio.create_task(run(plan, tell))
+    # Hosts and small disks would stay behind.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)
+    return await playing
 
 
 def _show(plan: Plan, tally: Tally, took_s: float) -> None:
