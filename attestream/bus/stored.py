@@ -65,10 +65,13 @@ class Batch(msgspec.Struct):
         return self.status in (_END, _NOTHING) and not self.pending
 
 
-async def last_messages(bus: Bus, stream: str, filters: list[str]) -> list[Stored]:
+async def last_messages(
+    bus: Bus, stream: str, filters: list[str], *, reached: tuple[str, int] | None = None
+) -> list[Stored]:
     """Return the last message of every subject that matches ``filters`` (wildcards allowed), in the stream's order.
 
-    Delete markers are among them (:attr:`Stored.marker`). Any number of subjects may match.
+    Delete markers are among them (:attr:`Stored.marker`). Any number of subjects may match. ``reached`` is a subject and the
+    sequence of a message on it: replicas that do not have it yet are asked again.
 
     :raises BusError: the bus or the stream does not answer.
     """
@@ -76,7 +79,7 @@ async def last_messages(bus: Bus, stream: str, filters: list[str]) -> list[Store
     chunks = [filters[start : start + CHUNK] for start in range(0, len(filters), CHUNK)]
     while chunks:
         chunk = chunks.pop()
-        batch = await get_batch(bus, stream, {"multi_last": chunk, "batch": CHUNK * 2})
+        batch = await _last_of_each(bus, stream, chunk, reached)
         if batch.status != _TOO_MANY:
             found.update((message.subject, message) for message in batch.messages)
         elif len(chunk) > 1:
@@ -84,6 +87,22 @@ async def last_messages(bus: Bus, stream: str, filters: list[str]) -> list[Store
         else:
             found.update({message.subject: message async for message in messages(bus, stream, chunk[0])})
     return sorted(found.values(), key=lambda message: message.sequence)
+
+
+async def _last_of_each(bus: Bus, stream: str, filters: list[str], reached: tuple[str, int] | None) -> Batch:
+    if reached is None:
+        return await get_batch(bus, stream, {"multi_last": filters, "batch": CHUNK * 2})
+    subject, sequence = reached
+    deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+    while True:
+        batch = await get_batch(bus, stream, {"multi_last": [*filters, subject], "batch": CHUNK * 2})
+        seen = [message.sequence for message in batch.messages if message.subject == subject]
+        if batch.status == _TOO_MANY or (seen and seen[0] >= sequence):
+            batch.messages = [message for message in batch.messages if message.subject != subject]
+            return batch
+        if asyncio.get_running_loop().time() >= deadline:
+            raise BusError(f"no replica of {stream} has come up to message {sequence}")
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def messages(bus: Bus, stream: str, pattern: str = ">", first: int = 1) -> AsyncIterator[Stored]:

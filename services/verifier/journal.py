@@ -21,6 +21,7 @@ from schemas.events import Event, EventKind, Finding, Result, Standing
 from services.verifier import identities
 from services.verifier.attester import Attester
 from services.verifier.lease import Fence
+from services.verifier.snapshots import Owned, Snapshots
 from services.verifier.store import Row, Store, pack_findings
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Journal:
         """By the time at which they began to lack something."""
         self._wanted = asyncio.Event()
         self._saving = asyncio.Lock()
+        self.snapshots = Snapshots(bus)
 
     async def transition(
         self,
@@ -104,10 +106,13 @@ class Journal:
             fence=partition.fence.token,
             cause_at=cause_at,
         )
+        # Whether it is on the record is not known until its receipt is here; if none comes, a later event settles it.
+        partition.unsettled.add(attester.agent_id)
         await self.record(event, partition.fence)
         attester.event_number = number
         attester.standing = after
         self.touch(attester)
+        partition.unsettled.discard(attester.agent_id)
         log.info("%s: %s -> %s (%s)", attester.agent_id, event.before, after, kind)
         return event
 
@@ -141,10 +146,11 @@ class Journal:
         # An event whose receipt was lost is stored, and its number given out again: no failure may pass for its repeat.
         message_id = f"{event.id}:{event.kind}"
         try:
-            await self._bus.publish_durable(subject, event, message_id=message_id, guard=fence.event_guard, sign=True)
+            ack = await self._bus.publish_durable(subject, event, message_id=message_id, guard=fence.event_guard, sign=True)
         except FencedError:
             fence.broken = True
             raise
+        self.snapshots.reached(ack.sequence)
 
     async def renew(self, attester: Attester) -> None:
         """Publish the result of ``attester`` with a whole lease from now on.
@@ -188,6 +194,11 @@ class Journal:
         attester.renewed_at = now
         attester.result_expires_at = result.expires_at
 
+    def begin(self, partition: Owned) -> None:
+        """Mark the rows of ``partition`` from now on (:mod:`services.verifier.snapshots`), at first with the next batch."""
+        self.snapshots.begin(partition)
+        self._wanted.set()
+
     def touch(self, attester: Attester) -> None:
         """Let the row of ``attester`` be written with the next batch."""
         self._later.pop(attester.agent_id, None)
@@ -221,9 +232,13 @@ class Journal:
 
         :raises StorageError: when the database refuses; the next owner of the partition removes it then.
         """
+        partition = attester.partition
+        # A row that stays although its agent's end is on the record must not be believed.
+        partition.unsettled.add(attester.agent_id)
         async with self._saving:
             self.forget(attester)
-            await self._store.delete(attester.agent_id, attester.partition.fence.token)
+            await self._store.delete(attester.agent_id, partition.fence.token)
+        partition.unsettled.discard(attester.agent_id)
 
     async def flush(self) -> None:
         """Write all rows that have changed.
@@ -232,15 +247,20 @@ class Journal:
         """
         self._dirty |= self._later
         self._later.clear()
-        await self._write()
+        await self._write(at_once=True)
 
-    async def _write(self) -> None:
+    async def _write(self, *, at_once: bool = False) -> None:
         """Write what is dirty. What the database refuses is kept for the next time."""
         async with self._saving:
             batch, self._dirty = self._dirty, {}
             self._wanted.clear()
+            rows = [row_of(attester) for attester in batch.values() if attester.partition.owned]
+            # A lease that is only late will be renewed.
+            self._dirty |= {id_: attester for id_, attester in batch.items() if attester.partition.late}
+            marks = self.snapshots.marks(self._clock() / 1000, at_once=at_once)
             try:
-                await self._store.save([row_of(attester) for attester in batch.values() if attester.partition.owned])
+                await self._store.save(rows, marks)
+                self.snapshots.written(marks)
             except StorageError:
                 self._dirty = batch | self._dirty
                 self._wanted.set()

@@ -10,6 +10,7 @@ import time
 
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
+from attestream.bus.stored import last_message
 from attestream.errors import FencedError
 from schemas import subjects, topology
 from schemas.base import encode
@@ -99,10 +100,17 @@ class Fence:
         """The sequence of the marker in EVENTS: it only ever grows."""
         return self.event_guard[1]
 
-    async def take(self, now: int) -> None:
-        """Make every earlier token stale."""
+    async def take(self, now: int) -> int:
+        """Make every earlier token stale; return the one that was valid until now, 0 when there was none.
+
+        :raises FencedError: when somebody else has taken it at the same time.
+        """
+        last = await last_message(self._bus, topology.EVENTS.name, self._events)
+        before = last.sequence if last is not None else 0
         record = encode(LeaseRecord(worker=self._worker, since=now))
         stamp = f"{self._worker}:{time.monotonic_ns()}"
-        for subject, name in ((self._events, "event_guard"), (self._results, "result_guard")):
-            ack = await self._bus.publish_durable(subject, record, message_id=f"{subject}:{stamp}")
+        guards = (("event_guard", (self._events, before)), ("result_guard", None))
+        for (name, guard), subject in zip(guards, (self._events, self._results), strict=True):
+            ack = await self._bus.publish_durable(subject, record, message_id=f"{subject}:{stamp}", guard=guard)
             setattr(self, name, (subject, ack.sequence))
+        return before

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from attestream.appraisal.state import decode_state, fresh
@@ -26,10 +26,12 @@ from services.verifier.attester import Attester
 from services.verifier.desk import Desk, is_large
 from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
+from services.verifier.pace import Pace
 from services.verifier.policies import Policies, split
-from services.verifier.scheduler import Scheduler
+from services.verifier.scheduler import Scheduler, monotonic_ms
 from services.verifier.settling import BUSY_S, Settling
-from services.verifier.store import Row, Store, unpack_findings
+from services.verifier.store import Row, Snapshot, Store, unpack_findings
+from services.verifier.tail import Tail
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,11 @@ EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
 COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
-RESTART_MS: Final = 100
-RESTARTS_PER_MS: Final = 4
-"""The agents of a partition that was taken over are challenged within 100 ms and a millisecond for every four agents."""
+LOADED_AT_ONCE: Final = 4
+"""Partitions whose agents are loaded at the same time. What is read for all of them must not keep the bus's answers to the
+renewal of leases waiting for as long as a lease lives."""
+ROWS_AT_ONCE: Final = 32
+"""Agents that are set up in a row, for the same reason."""
 
 _INBOUND: Final = Decoder[Evidence | EvidencePart | Hello | ChangeNotice](Inbound)
 _COMMAND: Final = Decoder[Command](Command)
@@ -60,9 +64,12 @@ class Services:
     journal: Journal
     scheduler: Scheduler
     desk: Desk
+    tail: Tail
     roster: dict[str, Attester]
     """Subject token -> agent, of all partitions."""
     limits: LimitsConfig
+    pace: Pace = field(default_factory=Pace)
+    loading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOADED_AT_ONCE))
 
 
 class Partition:
@@ -82,9 +89,14 @@ class Partition:
         self._clock = services.clock
         self._store = services.store
         self._desk = services.desk
+        self._tail = services.tail
+        self._loading = services.loading
+        self._pace = services.pace
         self._roster = services.roster
         self._assembly = Assembly()
         self._rate = services.limits.evidence_per_agent_s
+        self.unsettled: set[str] = set()
+        """Agents about which something may be on the record that is in no row to come: no mark is written meanwhile."""
         self._open = False
         self._consuming = asyncio.Lock()
         self._delivered_before = 0
@@ -133,6 +145,11 @@ class Partition:
         watched = (attester for attester in self.attesters.values() if attester.watched)
         return sum(max(1, 1_000_000 // attester.interval_ms) for attester in watched)
 
+    @property
+    def late(self) -> bool:
+        """Whether only its lease is in doubt."""
+        return self._open and not self.lease.valid and not self.fence.broken
+
     def now(self) -> int:
         """Return the time by the worker's clock, Unix ms."""
         return self._clock()
@@ -159,13 +176,20 @@ class Partition:
 
     async def open(self) -> None:
         """Fence earlier owners off, load the agents, then begin with evidence and commands."""
-        await self.fence.take(self._clock())
+        before = await self.fence.take(self._clock())
         self._open = True
-        for attester in await self._load():
+        snapshot = await self._store.partition(self.index)
+        async with self._loading:
+            # Its turn may have come late.
+            self.check_owned()
+            loaded = await self._load(snapshot, before)
+        self.journal.begin(self)
+        within = self._pace.within(len(loaded), monotonic_ms())
+        for attester in loaded:
             self.attesters[attester.agent_id] = attester
             self._roster[attester.token] = attester
             await self._desk.check_lapse(attester)
-            self.scheduler.start(attester, RESTART_MS + len(self._roster) // RESTARTS_PER_MS)
+            self.scheduler.start(attester, within)
         await self._consume()
 
     async def consume_anew(self) -> None:
@@ -181,6 +205,7 @@ class Partition:
             await self._stop_consuming()
             await self._settling.stop()
             self._open = False
+        self.journal.snapshots.end(self)
         for attester in self.attesters.values():
             self.scheduler.stop(attester)
             self.journal.forget(attester)
@@ -227,25 +252,31 @@ class Partition:
         """Return whether this or another worker may have dealt with ``delivery`` before."""
         return delivery.deliveries > 1 or delivery.sequence <= self._delivered_before
 
-    async def _load(self) -> list[Attester]:
-        rows = {row.agent_id: row for row in await self._store.partition(self.index)}
-        events, orders = await record.newer_events(self.bus, rows)
+    async def _load(self, snapshot: Snapshot, before: int) -> list[Attester]:
+        rows = {row.agent_id: row for row in snapshot.rows}
+        since = snapshot.mark.since(before, self.fence.token) if snapshot.mark is not None else None
+        last = await record.last_events(self.bus, self._tail, list(rows), since, self.fence)
+        events, orders = await record.newer_events(self.bus, rows, last)
         loaded = []
-        for row in rows.values():
+        for count, row in enumerate(rows.values()):
+            if count % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             event = events.get(row.agent_id)
-            deleted = event is not None and event.kind is EventKind.DELETED and event.event_number >= row.event_number
+            deleted = row.standing == Standing.UNKNOWN or (event is not None and event.kind is EventKind.DELETED)
             try:
                 attester = await self._restore(row, event, orders.get(row.agent_id))
                 if deleted:
                     # Its owner died between the event and what follows from it.
                     await self.journal.renew(attester)
-                    await self._store.delete(row.agent_id, self.fence.token)
+                    await self.journal.erase(attester)
                 else:
                     loaded.append(attester)
             except (AttestreamError, SchemaError) as error:
                 if isinstance(error, AttestreamError) and not error.permanent:
                     raise
                 log.error("%s can not be attested: %s", row.agent_id, error)
+                # Its row stays as it is, whatever the record tells.
+                self.unsettled.add(row.agent_id)
         by_id = {attester.agent_id: attester for attester in loaded}
         for agent_id, expires_at in (await record.expiries(self.bus, list(by_id))).items():
             by_id[agent_id].result_expires_at = expires_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from attestream.bus.connection import Bus
@@ -14,7 +14,9 @@ from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError
 from schemas.events import Event, EventKind, Result
 from services.verifier.journal import Order
+from services.verifier.lease import Fence
 from services.verifier.store import Row
+from services.verifier.tail import LONGEST, Tail
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +37,31 @@ async def last_event(bus: Bus, kind: EventKind, name: str) -> Event | None:
     return None
 
 
-async def newer_events(bus: Bus, rows: Mapping[str, Row]) -> tuple[dict[str, Event], dict[str, Order]]:
+async def last_events(bus: Bus, tail: Tail, agent_ids: list[str], since: int | None, fence: Fence) -> list[Stored]:
+    """Return the last event of each kind about each agent, in order: at least those behind sequence ``since``.
+
+    All that was stored before ``fence`` was taken is among them, whichever replica of the stream answers.
+    """
+    if not agent_ids:
+        return []
+    if since is not None and fence.token - since <= LONGEST:
+        return await tail.read(since, fence.token, [subjects.token(id_) for id_ in agent_ids])
+    patterns = [subjects.events_of(id_) for id_ in agent_ids]
+    return await last_messages(bus, topology.EVENTS.name, patterns, reached=fence.event_guard)
+
+
+async def newer_events(
+    bus: Bus, rows: Mapping[str, Row], last: Iterable[Stored]
+) -> tuple[dict[str, Event], dict[str, Order]]:
     """Return, of each agent that has any, its newest event that its row does not know of, and the newest order among those.
+
+    ``last`` are the last events of each kind.
 
     An event that ended an agent is told of even if the row knows it: what follows from it may not have been done.
     """
     newest: dict[str, Event] = {}
     orders: dict[str, tuple[int, Order]] = {}
-    for stored in await last_messages(bus, topology.EVENTS.name, [subjects.events_of(id_) for id_ in rows]):
+    for stored in last:
         if not _promising(stored, rows):
             continue
         event = await _believed(bus, stored)
@@ -50,9 +69,10 @@ async def newer_events(bus: Bus, rows: Mapping[str, Row]) -> tuple[dict[str, Eve
         if event is None or row is None or not _is_news(event, row, checked=bus.trust.checked):
             continue
         known = newest.get(row.agent_id)
-        if known is None or known.event_number < event.event_number:
+        # Of two with one number the receipt of the first was lost: its maker went on as if it were not there.
+        if known is None or known.event_number <= event.event_number:
             newest[row.agent_id] = event
-        if event.command_id and orders.get(row.agent_id, (0,))[0] < event.event_number:
+        if event.command_id and orders.get(row.agent_id, (0,))[0] <= event.event_number:
             orders[row.agent_id] = event.event_number, order_of(event)
     return newest, {agent_id: order for agent_id, (_, order) in orders.items()}
 

@@ -14,6 +14,7 @@ from attestream.database import reading, transaction
 from attestream.database.statements import upsert_fenced
 from schemas.commands import AgentStatus
 from schemas.events import Finding, Standing
+from services.verifier.snapshots import Mark
 
 METADATA = sa.MetaData()
 
@@ -37,6 +38,14 @@ ATTESTERS = sa.Table(
     sa.Column("commanded_at", sa.BigInteger, nullable=False),
     sa.Column("last_at", sa.BigInteger, nullable=False),
     sa.Column("findings", sa.LargeBinary, nullable=False),
+)
+
+SNAPSHOTS = sa.Table(
+    "verifier_snapshots",
+    METADATA,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
 )
 
 BATCH = 500
@@ -84,6 +93,14 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
         )
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """A partition as the database has it."""
+
+    rows: list[Row]
+    mark: Mark | None
+    """Not newer than the rows."""
+
+
 class Store:
     """The rows of all partitions. Every write carries the fence of its partition; an older one changes nothing."""
 
@@ -91,15 +108,16 @@ class Store:
         self._engine = engine
         # Built once: it costs more than to write a few rows.
         self._upsert = upsert_fenced(engine.dialect.name, ATTESTERS, fence="fence")
-        self._asked: dict[int, list[asyncio.Future[list[Row]]]] = {}
+        self._upsert_mark = upsert_fenced(engine.dialect.name, SNAPSHOTS, fence="fence")
+        self._asked: dict[int, list[asyncio.Future[Snapshot]]] = {}
         self._answering: asyncio.Task[None] | None = None
 
-    async def partition(self, partition: int) -> list[Row]:
-        """Return the rows of ``partition``. Calls for several that wait at the same time become one query.
+    async def partition(self, partition: int) -> Snapshot:
+        """Return what there is of ``partition``. Calls for several that wait at the same time become one query.
 
         :raises StorageError: when the database does not answer.
         """
-        answer: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(partition, []).append(answer)
         if self._answering is None or self._answering.done():
             self._answering = asyncio.create_task(self._answer())
@@ -115,18 +133,23 @@ class Store:
         query = sa.select(ATTESTERS).where(ATTESTERS.c.agent_id > after).order_by(ATTESTERS.c.agent_id).limit(limit)
         return await self._rows(query)
 
-    async def save(self, rows: Sequence[Row]) -> None:
+    async def save(self, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> None:
         """Insert or update ``rows``, except where the stored fence is newer: :data:`BATCH` of them in one statement.
 
-        Each batch is a transaction: a worker that is stopped inside a long one would keep a SQLite file from the others.
+        ``marks`` are written with the last of them. Each batch is a transaction: a worker that is stopped inside a long one
+        would keep a SQLite file from the others.
 
         :raises StorageError: when the database does not take a batch; the further ones are not written then.
         """
         # In one order for everybody: two owners that lock the same rows crosswise would end in a deadlock.
         ordered = [msgspec.structs.asdict(row) for row in sorted(rows, key=lambda row: row.agent_id)]
-        for start in range(0, len(ordered), BATCH):
+        known = [msgspec.structs.asdict(mark) for mark in sorted(marks, key=lambda mark: mark.partition)]
+        for start in range(0, max(len(ordered), bool(known)), BATCH):
             async with transaction(self._engine) as connection:
-                await connection.execute(self._upsert, ordered[start : start + BATCH])
+                if ordered:
+                    await connection.execute(self._upsert, ordered[start : start + BATCH])
+                if known and start + BATCH >= len(ordered):
+                    await connection.execute(self._upsert_mark, known)
 
     async def delete(self, agent_id: str, fence: int) -> None:
         """Remove the row of ``agent_id`` unless a newer fence has written it."""
@@ -139,10 +162,8 @@ class Store:
         while self._asked:
             asked, self._asked = self._asked, {}
             waiting = [(partition, answer) for partition, answers in asked.items() for answer in answers]
-            found: dict[int, list[Row]] = {partition: [] for partition in asked}
             try:
-                for row in await self._rows(sa.select(ATTESTERS).where(ATTESTERS.c.partition.in_(asked))):
-                    found[row.partition].append(row)
+                found = await self._snapshots(list(asked))
             except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the rows are waited for
                 for _, answer in waiting:
                     if not answer.done():
@@ -151,6 +172,19 @@ class Store:
                 for partition, answer in waiting:
                     if not answer.done():
                         answer.set_result(found[partition])
+
+    async def _snapshots(self, partitions: list[int]) -> dict[int, Snapshot]:
+        async with reading(self._engine) as connection:
+            # Marks first: a mark that is newer than the rows would hide events that they lack.
+            marks = await connection.execute(sa.select(SNAPSHOTS).where(SNAPSHOTS.c.partition.in_(partitions)))
+            known = {mark["partition"]: Mark(**mark) for mark in marks.mappings()}
+            found = {partition: Snapshot([], known.get(partition)) for partition in partitions}
+            rows = await connection.execute(sa.select(ATTESTERS).where(ATTESTERS.c.partition.in_(partitions)))
+            for count, row in enumerate(rows.mappings()):
+                if count % BATCH == 0:
+                    await asyncio.sleep(0)
+                found[row["partition"]].rows.append(Row(**row))
+        return found
 
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> list[Row]:
         async with reading(self._engine) as connection:

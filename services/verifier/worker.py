@@ -31,6 +31,7 @@ from services.verifier.policies import Policies
 from services.verifier.scheduler import TICK, Scheduler, monotonic_ms
 from services.verifier.steering import Steering
 from services.verifier.store import Store
+from services.verifier.tail import Tail
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Worker:
             journal=journal,
             scheduler=self.scheduler,
             desk=desk,
+            tail=Tail(bus),
             roster=self._roster,
             limits=limits,
         )
@@ -149,6 +151,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.services.journal.run())
+                group.create_task(self.services.journal.snapshots.run())
                 group.create_task(self.scheduler.run())
                 group.create_task(self._stay_alive())
                 group.create_task(self._take_part())

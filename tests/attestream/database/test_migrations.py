@@ -59,7 +59,7 @@ async def test_processes_that_start_at_once_on_an_empty_database(database_url, p
         await asyncio.to_thread(process.join, 90)
     assert [process.exitcode for process in started] == [0] * PROCESSES
     engine = open_engine(database_url)
-    assert await Store(engine).partition(1) == []
+    assert (await Store(engine).partition(1)).rows == []
     async with reading(engine) as connection:
         for service in ("registrar", "verifier"):
             assert len((await connection.execute(sa.text(f"SELECT * FROM {service}_version"))).all()) == 1

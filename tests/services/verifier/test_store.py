@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from sqlalchemy import event, text
 
-from attestream.database import migrate, open_engine, reading
+from attestream.database import migrate, open_engine, reading, transaction
 from attestream.errors import StorageError
-from services.verifier.store import BATCH, Row, Store, pack_findings
+from services.verifier.snapshots import Mark
+from services.verifier.store import ATTESTERS, BATCH, Row, Snapshot, Store, pack_findings
 
 
 def a_row(agent_id="a", **changes):
@@ -49,8 +50,8 @@ def store(engine):
 async def test_a_row_is_kept_as_it_was_saved(store):
     await store.save([a_row()])
     assert await store.agent("a") == a_row()
-    assert await store.partition(7) == [a_row()]
-    assert await store.partition(8) == []
+    assert await store.partition(7) == Snapshot([a_row()], None)
+    assert await store.partition(8) == Snapshot([], None)
     assert await store.agent("b") is None
 
 
@@ -84,14 +85,32 @@ async def test_owners_that_write_at_the_same_time_leave_the_newest(engine):
     batches = [ids[fence:] + ids[:fence] for fence in fences]
     saves = [[a_row(id_, fence=fence) for id_ in batch] for fence, batch in zip(fences, batches, strict=True)]
     await asyncio.gather(*(Store(engine).save(rows) for rows in saves))
-    assert {row.fence for row in await Store(engine).partition(7)} == {14}
+    assert {row.fence for row in (await Store(engine).partition(7)).rows} == {14}
 
 
 async def test_more_rows_than_one_statement_holds(store):
     await store.save([a_row(f"agent-{number:04}") for number in range(2 * BATCH + 1)])
-    assert len(await store.partition(7)) == 2 * BATCH + 1
+    assert len((await store.partition(7)).rows) == 2 * BATCH + 1
     page = await store.page("agent-0499", 3)
     assert [row.agent_id for row in page] == ["agent-0500", "agent-0501", "agent-0502"]
+
+
+async def test_marks_are_kept_beside_the_rows_and_fenced_as_they_are(store):
+    await store.save([a_row(f"agent-{number:04}") for number in range(BATCH + 1)], [Mark(7, 10, 100), Mark(8, 12, 90)])
+    assert (await store.partition(7)).mark == Mark(7, 10, 100)
+    await store.save([], [Mark(7, 9, 150), Mark(8, 12, 95)])
+    assert (await store.partition(7)).mark == Mark(7, 10, 100)
+    assert await store.partition(8) == Snapshot([], Mark(8, 12, 95))
+
+
+async def test_a_mark_is_not_written_without_its_rows(store, engine):
+    async with transaction(engine) as connection:
+        await connection.run_sync(ATTESTERS.drop)
+    with pytest.raises(StorageError):
+        await store.save([a_row()], [Mark(7, 10, 100)])
+    async with transaction(engine) as connection:
+        await connection.run_sync(ATTESTERS.create)
+    assert (await store.partition(7)).mark is None
 
 
 async def test_ids_that_differ_in_case_are_different_agents(store):
@@ -140,9 +159,9 @@ async def test_rows_that_wait_together_are_one_statement_of_the_mariadb_server(m
 async def test_partitions_that_are_asked_for_together_each_get_their_rows(store):
     await store.save([a_row(f"{partition}-{number}", partition=partition) for partition in range(8) for number in range(3)])
     answers = await asyncio.gather(*(store.partition(partition) for partition in (*range(9), 3)))
-    for partition, rows in enumerate(answers[:9]):
+    for partition, answer in enumerate(answers[:9]):
         expected = {f"{partition}-{number}" for number in range(3)} if partition < 8 else set()
-        assert {row.agent_id for row in rows} == expected
+        assert {row.agent_id for row in answer.rows} == expected
     assert answers[9] == answers[3]
 
 
@@ -159,4 +178,4 @@ async def test_one_who_gives_up_does_not_disturb_the_others(store):
     hasty, patient = asyncio.create_task(store.partition(7)), asyncio.create_task(store.partition(7))
     await asyncio.sleep(0)
     hasty.cancel()
-    assert await patient == [a_row()]
+    assert (await patient).rows == [a_row()]
