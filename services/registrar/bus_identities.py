@@ -21,6 +21,7 @@ from attestream.errors import AttestreamError, ConfigError, StorageError
 from schemas import subjects
 from schemas.enrolment import RenewRequest
 from services.registrar.bus_account import BusAccount
+from services.registrar.gate import RenewalGate
 from services.registrar.issuing import Issuer
 from services.registrar.renewals import Renewals
 from services.registrar.revocations import Revocations
@@ -53,7 +54,7 @@ class BusIdentities:
         try:
             await self._revocations.start()
             self._endpoint = await self._bus.serve(
-                subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew, signed=True
+                subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew, signed=True, gate=RenewalGate()
             )
         except BaseException:
             await self._system.close()

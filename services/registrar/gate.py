@@ -1,4 +1,4 @@
-"""Who may ask for enrolment how often: a flood is told to come back later."""
+"""Who may ask for enrolment and for renewal how often: a flood is told to come back later, or not heard."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from attestream.rates import Buckets, TokenBucket
 
 BURST_PER_SOURCE: Final = 20
 """Requests of one agent that are let through at once after a quiet time, or those of a minute if these are more."""
+
+RENEWALS_PER_MIN: Final = 12
+"""Renewals that one agent may ask for in a minute, on average; an identity is renewed once in its life."""
 
 BURST_S: Final = 2
 """Seconds of the whole rate that are let through at once after a quiet time."""
@@ -38,3 +41,18 @@ class Gate:
             raise BusyError("this agent asks for enrolment too often", retry_after_s=source.wait_s)
         if not self._all.take():
             raise BusyError("too many agents ask for enrolment", retry_after_s=self._all.wait_s)
+
+
+class RenewalGate:
+    """Lets requests for renewal through, at the same rate for each agent.
+
+    Agents are told apart by the subject, which the bus lets nobody else use. What a request says of its sender is not known
+    to be true before its signature is verified, and that costs what a flood wants to spend.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._agents = Buckets(60 / RENEWALS_PER_MIN, BURST_PER_SOURCE, clock)
+
+    def __call__(self, subject: str) -> bool:
+        """Count a request, and return whether it is to be dealt with."""
+        return self._agents.of(subject).take()
