@@ -23,6 +23,8 @@ from attestream.errors import AttestreamError, BusError
 ANSWER_S: Final = 2.0
 """Seconds that servers have to answer."""
 _GATHER_S: Final = 0.25
+_QUICK_S: Final = 0.5
+"""Seconds that a server which is away may hold up those that are there."""
 
 _UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 _PING: Final = "$SYS.REQ.SERVER.PING.VARZ"
@@ -49,11 +51,11 @@ class BusAccount:
     """Keeps the account's token up to date on all servers.
 
     :param account: its public key.
-    :param operator: signs the token; also whose tokens are believed.
+    :param operator: returns the key that signs the token at present; it is also whose tokens are believed.
     :param clock: Unix time in milliseconds.
     """
 
-    def __init__(self, bus: Bus, account: str, operator: NKey, clock: Callable[[], int]) -> None:
+    def __init__(self, bus: Bus, account: str, operator: Callable[[], NKey], clock: Callable[[], int]) -> None:
         self._bus = bus
         self._account = account
         self._operator = operator
@@ -70,8 +72,11 @@ class BusAccount:
         """
         answers = await self._gather(_PING, b"", ANSWER_S, 0)
         self._servers = frozenset(_decode(answer).server.id for answer in answers)
+        await self._read(ANSWER_S)
+
+    async def _read(self, timeout_s: float) -> None:
         lookup = f"$SYS.REQ.ACCOUNT.{self._account}.CLAIMS.LOOKUP"
-        found = await self._gather(lookup, b"", ANSWER_S, len(self._servers))
+        found = await self._gather(lookup, b"", timeout_s, len(self._servers))
         tokens = self._believed(found)
         self._current = max(tokens, key=lambda token: token.issued_at)
         self._behind = len(tokens) < len(self._servers) or any(token != self._current for token in tokens)
@@ -81,24 +86,27 @@ class BusAccount:
 
         :raises BusError: a server does not confirm it.
         """
+        now, operator = self._clock() // 1000, self._operator()
         if self._current is None or not self._servers:
             await self.look()
-        assert self._current is not None
-        now = self._clock() // 1000
+        elif self._behind or revised(self._current, operator, revoke=revoke, since=since, now=now) is not None:
+            # Others change the account too, as when the key that issues identities is replaced: that must not be undone.
+            await self._read(_QUICK_S)
         # A token that is older than what a server has could lose against it when servers compare notes.
+        assert self._current is not None
         issued_at = max(now, self._current.issued_at + 1)
-        text = revised(self._current, self._operator, revoke=revoke, since=since, now=issued_at)
+        text = revised(self._current, operator, revoke=revoke, since=since, now=issued_at)
         if text is None:
             if not self._behind:
                 return
-            text = reissued(self._current, self._current.nats, self._operator, issued_at)
+            text = reissued(self._current, self._current.nats, operator, issued_at)
         answers = await self._gather(_UPDATE, text.encode(), ANSWER_S, len(self._servers))
         confirmed = set()
         for answer in map(_decode, answers):
             if answer.error is not None:
                 raise BusError(f"server {answer.server.name} refuses the account's token: {answer.error.description[:200]}")
             confirmed.add(answer.server.id)
-        self._current = read_account(text, self._account, frozenset([self._operator.public]), now)
+        self._current = read_account(text, self._account, frozenset([operator.public]), now)
         self._behind = False
         if missing := self._servers - confirmed:
             # Whether they are still there is found out by the next look.
@@ -111,7 +119,7 @@ class BusAccount:
         for answer in answers:
             try:
                 text = answer.data.decode("ascii", "replace")
-                trusted = frozenset([self._operator.public])
+                trusted = frozenset([self._operator().public])
                 believed.append(read_account(text, self._account, trusted, self._clock() // 1000))
             except AttestreamError as error:
                 reason = error.message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -15,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
 from attestream.config import RegistrarConfig
-from attestream.credentials.nkey import Kind, NKey
+from attestream.credentials.nkey import Kind
 from attestream.credentials.token import read
 from attestream.errors import AttestreamError, ConfigError, StorageError
 from schemas import subjects
@@ -23,13 +22,13 @@ from schemas.enrolment import RenewRequest
 from services.registrar.bus_account import BusAccount
 from services.registrar.gate import RenewalGate
 from services.registrar.issuing import Issuer
+from services.registrar.key_files import KeyFile, text
 from services.registrar.renewals import Renewals
 from services.registrar.revocations import Revocations
 
 SWEEP_S: Final = 60.0
 
 _QUEUE: Final = "registrar"
-_MAX_FILE: Final = 16 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -103,9 +102,10 @@ async def open_identities(
             f"[registrar] `{missing[0]}` is not set, but others that issue identities are",
             remedy=f"Set all of {', '.join(files)}, or none.",
         )
-    key = _seed(files["agent_issuer_file"], Kind.ACCOUNT)
-    operator = _seed(files["operator_key_file"], Kind.OPERATOR)
-    account = _account(files["agent_account_file"])
+    assert config.agent_issuer_file and config.operator_key_file and config.agent_account_file  # noqa: PT018 - see above
+    key = KeyFile(config.agent_issuer_file, Kind.ACCOUNT)
+    operator = KeyFile(config.operator_key_file, Kind.OPERATOR)
+    account = _account(config.agent_account_file)
     system = await connect(
         replace(bus.settings, name="registrar (identities)", credentials=config.system_credentials, identity=None)
     )
@@ -115,34 +115,11 @@ async def open_identities(
     return BusIdentities(bus, system, issuer, Renewals(engine, issuer, clock), revocations)
 
 
-def _seed(path: Path | None, kind: Kind) -> NKey:
+def _account(path: Path) -> str:
     try:
-        key = NKey.from_seed(_text(path, secret=True))
-    except AttestreamError as error:
-        raise ConfigError(f"{path}: {error.message}") from error
-    if key.kind is not kind:
-        raise ConfigError(f"{path} does not hold the key of an {kind.name.lower()}")
-    return key
-
-
-def _account(path: Path | None) -> str:
-    try:
-        token = read(_text(path, secret=False))
+        token = read(text(path, secret=False))
     except AttestreamError as error:
         raise ConfigError(f"{path}: {error.message}") from error
     if token.kind != "account":
         raise ConfigError(f"{path} does not hold the token of an account")
     return token.subject
-
-
-def _text(path: Path | None, *, secret: bool) -> str:
-    assert path is not None
-    try:
-        mode = path.stat().st_mode
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE)
-    except OSError as error:
-        raise ConfigError(f"{path} can not be read: {error.strerror or error}") from error
-    if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o})", remedy=f"Run `chmod 600 {path}`.")
-    return data.decode("ascii", "replace").strip()

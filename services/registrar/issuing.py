@@ -32,8 +32,13 @@ class Issuer:
     at the record itself, for events that have not come here yet, and signs.
     """
 
-    def __init__(self, bus: Bus, key: NKey, account: str, *, lifetime_s: int, clock: Callable[[], int]) -> None:
-        """:param account: public key of the account that agents live in; :param clock: Unix time in milliseconds."""
+    def __init__(
+        self, bus: Bus, key: Callable[[], NKey], account: str, *, lifetime_s: int, clock: Callable[[], int]
+    ) -> None:
+        """:param key: returns the key that issues at present.
+        :param account: public key of the account that agents live in.
+        :param clock: Unix time in milliseconds.
+        """
         self._bus = bus
         self._key = key
         self._account = account
@@ -76,7 +81,7 @@ class Issuer:
         _check(agent_id, await self._record.submit(agent_id))
         self._counter.add(1, {"outcome": outcome})
         return user_token(
-            self._key,
+            self._key(),
             key,
             subjects.token(agent_id),
             account=self._account,

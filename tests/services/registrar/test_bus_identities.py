@@ -279,7 +279,7 @@ async def test_list_of_revocations_ends_with_what_it_revokes(installation, bus, 
     system = await connected(installation.system_credentials)
     account = read(installation.account_token(Role.AGENT).read_text().strip()).subject
     operator = NKey.from_seed(installation.operator_signing_seed.read_text().strip())
-    bus_account = BusAccount(system, account, operator, clock)
+    bus_account = BusAccount(system, account, lambda: operator, clock)
     revocations = Revocations(engine, bus, bus_account, lifetime_s=LIFETIME_S, clock=clock)
     now = clock.now // 1000
     async with transaction(engine) as connection:
