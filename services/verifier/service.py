@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from services.verifier.worker import Worker
 log = logging.getLogger(__name__)
 
 MIN_SECRET_BYTES = 32
+
+SWITCH_S = 0.0005
+"""How long a thread that appraises a large log may keep the interpreter from everything else: the default is ten times as
+long, and each message of another agent waits for that several times."""
 
 
 def read_secret(path: Path) -> bytes:
@@ -56,6 +61,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises StorageError: when the database does not answer at the start.
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
+    sys.setswitchinterval(SWITCH_S)
     secret = read_secret(config.verifier.cluster_secret_file)
     trust = configured(config.trust, config.verifier.signing_key_file)
     engine = open_engine(

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from devtools.observer import storm
+from attestream.client.connection import Client
+from devtools.observer import PATIENCE_S, storm
 from devtools.pool import eventually
 
 
@@ -61,4 +62,31 @@ async def test_killed_and_restarted_at_once_under_its_own_name(cluster, make_fle
     await observer.all_are_judged(fleet, bad, {"one"})
     await observer.evidence_is_settled()
     await observer.each_failure_is_revoked(bad)
+    await observer.record_is_sound()
+
+
+async def test_one_drained_and_another_stalled_under_load(cluster, make_fleet, attest, observer, bus):
+    """At most one owner at every moment: who is told to give away, who is paused and comes back, and who takes over."""
+    one, two = await cluster.verifier("one"), await cluster.verifier("two")
+    await cluster.verifier("three")
+    await cluster.notifier()
+    fleet = await make_fleet(45)
+    await attest(fleet, interval_ms=500)
+    await observer.partitions_are_shared({"one", "two", "three"})
+    client = Client(bus)
+    bad = every_tenth(fleet)
+    raging = asyncio.create_task(storm(fleet, bad))
+    draining = asyncio.create_task(client.drain_worker("two", timeout_s=PATIENCE_S))
+    one.freeze()
+    await raging
+    assert (await draining).partitions == []
+    await observer.all_are_judged(fleet, bad, {"three"})
+    one.thaw()
+    await one.said("is lost to another worker")
+    await client.rebalance_workers(timeout_s=PATIENCE_S)
+    await observer.partitions_are_shared({"one", "three"})
+    two.kill()
+    await observer.all_are_judged(fleet, bad, {"one", "three"})
+    await observer.each_failure_is_revoked(bad)
+    await observer.evidence_is_settled()
     await observer.record_is_sound()
