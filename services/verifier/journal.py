@@ -250,7 +250,7 @@ class Journal:
         await self._write(at_once=True)
 
     async def _write(self, *, at_once: bool = False) -> None:
-        """Write what is dirty. What the database refuses is kept for the next time."""
+        """Write what is dirty. What was not written is kept for the next time."""
         async with self._saving:
             batch, self._dirty = self._dirty, {}
             self._wanted.clear()
@@ -258,13 +258,16 @@ class Journal:
             # A lease that is only late will be renewed.
             self._dirty |= {id_: attester for id_, attester in batch.items() if attester.partition.late}
             marks = self.snapshots.marks(self._clock() / 1000, at_once=at_once)
+            saved = False
             try:
                 await self._store.save(rows, marks)
                 self.snapshots.written(marks)
-            except StorageError:
-                self._dirty = batch | self._dirty
-                self._wanted.set()
-                raise
+                saved = True
+            finally:
+                # Refused, or cut off by the worker's end, which writes all that is left itself.
+                if not saved:
+                    self._dirty = batch | self._dirty
+                    self._wanted.set()
 
     async def run(self) -> None:
         """Write changed rows behind, for ever."""

@@ -140,3 +140,23 @@ async def test_a_saver_is_told_when_the_database_refuses_and_the_row_is_kept(eng
         await connection.run_sync(ATTESTERS.create)
     await stored(store, attester, 0)
     assert (await store.agent(attester.agent_id)).standing == Standing.PENDING
+
+
+async def test_a_batch_that_was_cut_off_is_written_at_the_end(store, attester, now):
+    class StoppedStore(CountingStore):
+        async def save(self, rows, marks=()):
+            began.set()
+            await asyncio.Event().wait()
+
+    began = asyncio.Event()
+    journal = Journal(None, store, lambda: now[0], "w", flush_ms=10)
+    journal._store = StoppedStore(store._engine)
+    running = asyncio.create_task(journal.run())
+    attester.last_at = 9
+    journal.touch(attester)
+    await began.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    journal._store = store
+    await journal.flush()
+    assert (await store.agent(attester.agent_id)).last_at == 9
