@@ -54,8 +54,9 @@ async def rotate_role(
             done += _rendered(place)
     except OSError as error:
         raise ConfigError(f"the keys of {role} can not be replaced: {error}") from error
-    service = "registrar" if role is Role.AGENT else role
-    return [*done, f"start the {service} again where it runs, with its new files"]
+    if role is Role.AGENT:
+        return [*done, "a registrar takes it up by itself once its file is replaced, where it runs on another machine too"]
+    return [*done, f"start the {role} again where it runs, with its new files"]
 
 
 async def rotate_bus_operator(place: Installation, urls: Sequence[str]) -> list[str]:
@@ -86,7 +87,7 @@ async def rotate_bus_operator(place: Installation, urls: Sequence[str]) -> list[
     return [
         f"{place.operator_signing_seed}: the new key; every account is signed with it",
         *_rendered(place),
-        "start the registrar again where it runs, with its new file",
+        "a registrar takes it up by itself once its file is replaced, where it runs on another machine too",
     ]
 
 
