@@ -160,7 +160,7 @@ class Scheduler:
                 late = max(0, now - attester.due_at)
                 self.overload.note(late, attester.interval_ms)
                 remaining = attester.result_expires_at - self._clock()
-                if attester.standing is Standing.TRUSTED and 0 < remaining < attester.lease_ms // 4 and not attester.busy:
+                if attester.standing is Standing.TRUSTED and 0 < remaining < attester.lease_ms // 2 and not attester.busy:
                     attester.late_ms = late
                     self.rest(attester)
 

@@ -18,7 +18,7 @@ HARM = {EventKind.LAPSED, EventKind.UNREACHABLE, EventKind.FAILED, EventKind.REF
 
 @pytest.fixture
 def settings():
-    return VerifierConfig(lease_floor_s=2, challenge_timeout_ms=600, flush_ms=50, partition_lease_s=2)
+    return VerifierConfig(lease_floor_s=8, challenge_timeout_ms=600, flush_ms=50, partition_lease_s=2)
 
 
 def slow_down(worker, seconds):
@@ -71,6 +71,7 @@ async def test_overload_lengthens_all_intervals_alike_and_ends(pool, tenant, bus
     assert worker.scheduler.waiting + worker.scheduler.in_flight <= len(fleet.agents)
     # The bound on what waits here: the pace has been cut to what can be appraised.
     assert worker.scheduler.pace.rate < 1000
+    assert any(attester.promise_ms(4.0) > attester.lease_ms for attester in worker._roster.values())
     del worker.services.desk._appraise
     await eventually(lambda: told(EventKind.RELIEVED), 40)
     assert not worker.status().overloaded
