@@ -53,14 +53,24 @@ class BusAccount:
     :param account: its public key.
     :param operator: returns the key that signs the token at present; it is also whose tokens are believed.
     :param clock: Unix time in milliseconds.
+    :param known: a token of the account that there has been; no older one is believed to be the newest.
     """
 
-    def __init__(self, bus: Bus, account: str, operator: Callable[[], NKey], clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        account: str,
+        operator: Callable[[], NKey],
+        clock: Callable[[], int],
+        *,
+        known: Token | None = None,
+    ) -> None:
         self._bus = bus
         self._account = account
         self._operator = operator
         self._clock = clock
         self._current: Token | None = None
+        self._newest = known
         self._servers: frozenset[str] = frozenset()
         self._behind = False
         """Whether a server has another token than the newest: it was away."""
@@ -78,7 +88,10 @@ class BusAccount:
         lookup = f"$SYS.REQ.ACCOUNT.{self._account}.CLAIMS.LOOKUP"
         found = await self._gather(lookup, b"", timeout_s, len(self._servers))
         tokens = self._believed(found)
-        self._current = max(tokens, key=lambda token: token.issued_at)
+        # Servers that have been taken over may all answer with a token of long ago, in which a key counts that has been
+        # replaced since. Signed anew it would be the newest everywhere.
+        known = tokens if self._newest is None else [*tokens, self._newest]
+        self._current = self._newest = max(known, key=lambda token: token.issued_at)
         self._behind = len(tokens) < len(self._servers) or any(token != self._current for token in tokens)
 
     async def bring_in_line(self, revoke: Mapping[str, int], *, since: int) -> None:
@@ -106,7 +119,7 @@ class BusAccount:
             if answer.error is not None:
                 raise BusError(f"server {answer.server.name} refuses the account's token: {answer.error.description[:200]}")
             confirmed.add(answer.server.id)
-        self._current = read_account(text, self._account, frozenset([operator.public]), now)
+        self._current = self._newest = read_account(text, self._account, frozenset([operator.public]), now)
         self._behind = False
         if missing := self._servers - confirmed:
             # Whether they are still there is found out by the next look.

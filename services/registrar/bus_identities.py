@@ -15,7 +15,7 @@ from attestream.bus.connection import Bus, connect
 from attestream.bus.serving import Endpoint
 from attestream.config import RegistrarConfig
 from attestream.credentials.nkey import Kind
-from attestream.credentials.token import read
+from attestream.credentials.token import Token, read
 from attestream.errors import AttestreamError, ConfigError, StorageError
 from schemas import subjects
 from schemas.enrolment import RenewRequest
@@ -105,21 +105,23 @@ async def open_identities(
     assert config.agent_issuer_file and config.operator_key_file and config.agent_account_file  # noqa: PT018 - see above
     key = KeyFile(config.agent_issuer_file, Kind.ACCOUNT)
     operator = KeyFile(config.operator_key_file, Kind.OPERATOR)
-    account = _account(config.agent_account_file)
+    token = _account(config.agent_account_file)
+    account = token.subject
     system = await connect(
         replace(bus.settings, name="registrar (identities)", credentials=config.system_credentials, identity=None)
     )
     lifetime_s = config.identity_lifetime_s
     issuer = Issuer(bus, key, account, lifetime_s=lifetime_s, clock=clock)
-    revocations = Revocations(engine, bus, BusAccount(system, account, operator, clock), lifetime_s=lifetime_s, clock=clock)
+    bus_account = BusAccount(system, account, operator, clock, known=token)
+    revocations = Revocations(engine, bus, bus_account, lifetime_s=lifetime_s, clock=clock)
     return BusIdentities(bus, system, issuer, Renewals(engine, issuer, clock), revocations)
 
 
-def _account(path: Path) -> str:
+def _account(path: Path) -> Token:
     try:
         token = read(text(path, secret=False))
     except AttestreamError as error:
         raise ConfigError(f"{path}: {error.message}") from error
     if token.kind != "account":
         raise ConfigError(f"{path} does not hold the token of an account")
-    return token.subject
+    return token
