@@ -27,6 +27,7 @@ CHUNK_BYTES: Final = 131_072
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 32
 _MOMENT_MS: Final = 60_000
+_GRACE_S: Final = 600
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 
@@ -48,8 +49,10 @@ async def put(bus: Bus, bucket: str, data: bytes, *, ttl_s: int | None = None) -
     nuid = secrets.token_hex(11)
     subject = f"$O.{bucket}.C.{nuid}"
     chunks = range(0, len(data), CHUNK_BYTES)
+    # An object ends with its description: pieces that were gone before would look as if somebody had changed it.
+    life_s = None if ttl_s is None else ttl_s + _GRACE_S
     for index, start in enumerate(chunks):
-        await bus.publish_durable(subject, data[start : start + CHUNK_BYTES], message_id=f"{nuid}.{index}", ttl_s=ttl_s)
+        await bus.publish_durable(subject, data[start : start + CHUNK_BYTES], message_id=f"{nuid}.{index}", ttl_s=life_s)
     meta = {
         "name": name,
         "bucket": bucket,

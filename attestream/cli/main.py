@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "enrolments": ("attestream.cli.enrolments:enrolments", "Remove enrolments."),
     "policy": ("attestream.cli.policy:policy", "Make, check, publish and read policies."),
     "appraise": ("attestream.cli.appraise:appraise", "Appraise evidence that was kept in files."),
+    "evidence": ("attestream.cli.evidence:evidence", "Find, prove and replay evidence that was kept."),
     "events": ("attestream.cli.tails:events", "Follow what happens."),
     "revocations": ("attestream.cli.tails:revocations", "Follow verified revocations."),
     "identities": ("attestream.cli.identities:identities", "Issue identities on the bus to services and new machines."),

@@ -156,6 +156,13 @@ class Session(NamedTuple):
 
         return configured(self._found().trust, self.signing_key(), signs=False)
 
+    def root_keys(self) -> list[Path]:
+        """Return the files with the root keys that vouch for everything: as the configuration in use says.
+
+        :raises ConfigError: when that can not be used.
+        """
+        return self._found().trust.root_keys
+
     def signing_key(self) -> Path | None:
         """Return one's own private key: that in ``ATTESTREAM_SIGNING_KEY``, or the one beside the credentials in use."""
         if named := self.environment.get(SIGNING_KEY_VARIABLE):
