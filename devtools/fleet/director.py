@@ -159,6 +159,8 @@ class Director:
             case "garbage":
                 await fleet.spam(machine)
             case "reconnect":
+                # Challenges of meanwhile are lost, and a storm may outlast three of them.
+                machine.owed.may_be_missed = machine.owed.may_be_refused = True
                 await fleet.network.reconnect(machine)
 
     async def _upgrade(self, machine: Machine) -> None:

@@ -17,8 +17,8 @@ doc = "A bit of everything, each with an identity of its own."
 agents = 14
 duration_s = 4
 interval_ms = 300
-lease_ms = 3000
-timeout_ms = 1000
+lease_ms = 60000
+timeout_ms = 5000
 workers = 1
 connections = "own"
 image = {files = 40, at_boot = 5, boot_logs = 0.5}
