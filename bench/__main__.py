@@ -16,6 +16,7 @@ from bench.against_keylime import report_against_keylime
 from bench.core import report_core
 from bench.identities import report_identities
 from bench.incumbent import UnavailableError
+from bench.ready import report_ready
 from bench.report import Figure, Report, against
 from bench.stack import BenchError
 from bench.storm import report_storm
@@ -142,6 +143,7 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "memory": _memory,
     "identities": report_identities,
     "storm": report_storm,
+    "ready": report_ready,
     "core": report_core,
     "against_keylime": report_against_keylime,
 }

@@ -157,10 +157,11 @@ class Stack:
         """Take readings from now on."""
         await self.bus.subscribe(f"$KV.{topology.WORKERS.name}.*", self._heartbeat)
 
-    def worker(self, name: str) -> Program:
-        """Start a verifier worker."""
-        environment = {"ATTESTREAM_VERIFIER_WORKER_ID": name}
-        environment |= {f"ATTESTREAM_VERIFIER_{key.upper()}": value for key, value in self._settings.items()}
+    def worker(self, name: str, *, checked: bool = False, **settings: str) -> Program:
+        """Start a verifier worker; ``checked``: it signs what it writes, and believes nothing that is not signed."""
+        environment = {"ATTESTREAM_VERIFIER_WORKER_ID": name, "ATTESTREAM_TRUST_UNSIGNED": "false" if checked else "true"}
+        settings = self._settings | settings
+        environment |= {f"ATTESTREAM_VERIFIER_{key.upper()}": value for key, value in settings.items()}
         return self._service("verifier", name, environment)
 
     def notifier(self) -> Program:
