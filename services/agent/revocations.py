@@ -3,6 +3,10 @@
 The server sends each stored revocation to connected agents with its sequence in the stream. A gap in the sequences, a start
 and a reconnect are followed by reading what is missing from the stream itself; so is a long quiet time, for the last message
 of all may be the one that was lost.
+
+What is heard need not come from the stream. The server sends its answers to whatever subject a request names, so that any
+agent can have old revocations sent to all others, many for one request. Hearing must therefore cost little, and reading the
+stream is rationed.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -23,6 +28,7 @@ from attestream.bus.connection import Bus
 from attestream.bus.stored import get_batch
 from attestream.clock import unix_ms
 from attestream.errors import AttestreamError, BusError, ConfigError
+from attestream.rates import TokenBucket
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError
 from schemas.events import Revocation, Signed
@@ -37,11 +43,16 @@ CATCH_UP_S: Final = (600.0, 900.0)
 MAX_IDS: Final = 1024
 """Revocations that are remembered, so that none is acted on twice."""
 
+LOOKS: Final = 8
+LOOK_EVERY_S: Final = 5.0
+"""What is heard makes an agent look at the stream so often at once, and then once in so many seconds."""
+
 _BATCH: Final = 200
 _FILE_NAME: Final = "revocations.state"
 _FILE_LIMIT: Final = 1 << 20
 _TIME_STAMP: Final = "Nats-Time-Stamp"
 _SIGNED: Final = Decoder[Signed](Signed)
+_REVOCATION: Final = Decoder[Revocation](Revocation)
 
 Action = Callable[[Revocation], Awaitable[object]]
 
@@ -70,6 +81,8 @@ class Revocations:
         self._file = data_dir / _FILE_NAME
         self._action = action
         self._lock = asyncio.Lock()
+        self._behind = asyncio.Event()
+        self._looks = TokenBucket(LOOK_EVERY_S, LOOKS, time.monotonic)
         state = self._load()
         self._last = state.sequence
         self._ids = OrderedDict.fromkeys(state.ids)
@@ -79,11 +92,10 @@ class Revocations:
 
         :raises BusError: when the connection is closed for good.
         """
-        behind = asyncio.Event()
-        behind.set()
+        self._behind.set()
 
         async def notice() -> None:
-            behind.set()
+            self._behind.set()
 
         forget = self._bus.on_reconnect(notice)
         subscription = await self._bus.subscribe(subjects.REVOKED, self._hear)
@@ -91,16 +103,19 @@ class Revocations:
             while True:
                 try:
                     async with asyncio.timeout(random.uniform(*CATCH_UP_S)):  # noqa: S311 - jitter, not a secret
-                        await behind.wait()
+                        await self._behind.wait()
                 except TimeoutError:
                     _log.debug("looking for missed revocations")
-                behind.clear()
+                self._behind.clear()
+                if not self._looks.take():
+                    await asyncio.sleep(self._looks.wait_s)
+                    self._looks.take()
                 try:
                     await self.catch_up()
                 except BusError as error:
                     _log.warning("missed revocations can not be read: %s", error)
                     await asyncio.sleep(random.uniform(1, 5))  # noqa: S311 - jitter, not a secret
-                    behind.set()
+                    self._behind.set()
         finally:
             forget()
             if not self._bus.nc.is_closed:
@@ -137,6 +152,9 @@ class Revocations:
                 self._last = sequence
                 await self._store()
                 return
+            if not self._looks.take():
+                self._behind.set()
+                return
             try:
                 if new and sequence <= self._last and not await self._reaches_mark():
                     _log.warning("the revocations' stream has begun anew; reading all of it")
@@ -153,10 +171,15 @@ class Revocations:
     async def _deal(self, data: bytes, received_at: int) -> bool:
         """Verify one message and act on it, unless that was done before; return whether it was new."""
         try:
-            revocation = await self._judge(_SIGNED.decode(data), received_at)
+            signed = _SIGNED.decode(data)
+            if _REVOCATION.decode(signed.payload).id in self._ids:
+                # Whether it is the one that was dealt with or a forgery, nothing follows from it.
+                return False
+            revocation = await self._judge(signed, received_at)
         except (SchemaError, AttestreamError) as error:
             self.refused += 1
-            _log.warning("a revocation was not believed: %s", error)
+            if self.refused < LOOKS or self.refused & (self.refused - 1) == 0:
+                _log.warning("a revocation was not believed (number %d): %s", self.refused, error)
             return False
         if revocation.id in self._ids:
             return False
