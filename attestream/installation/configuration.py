@@ -30,7 +30,7 @@ _NO_CA: Final = '# Not needed on this machine alone; wherever the bus is reached
 
 _TEMPLATE: Final = """\
 # Configuration of this Attestream installation. Paths are relative to this file.
-# Every setting and its default is described in docs/ and in attestream/config.py.
+# Every setting and its default is described in docs/configuration.md.
 # A variable ATTESTREAM_<SECTION>_<KEY> overrides the setting of that section and key.
 
 [bus]

@@ -13,6 +13,7 @@ from attestream import config
 from attestream.appraisal.findings import FINDINGS
 from attestream.appraisal.kinds import Kind
 from attestream.appraisal.severity import is_fixed
+from attestream.config import sections
 from attestream.errors import AttestreamError
 from attestream.telemetry import ENDPOINT_VARIABLE, METRICS
 from devtools.docs.source import Source, markdown, read
@@ -132,7 +133,7 @@ def metrics() -> str:
 
 def configuration() -> str:
     """Return the page about settings."""
-    source = read(config)
+    source = read(sections)
     blocks = [_CONFIGURATION]
     for name, section in _sections():
         described = source.classes[section.__name__]

@@ -1,0 +1,37 @@
+"""The configuration: :mod:`attestream.config.sections` declares it, :mod:`attestream.config.loading` reads it."""
+
+from attestream.config.loading import CONFIG_VARIABLE, FILE_NAME, MAX_FILE_BYTES, load, path_from
+from attestream.config.sections import (
+    AgentConfig,
+    BusConfig,
+    Config,
+    DatabaseUrl,
+    LimitsConfig,
+    LogConfig,
+    NotifierConfig,
+    RegistrarConfig,
+    Section,
+    TrustConfig,
+    VerifierConfig,
+    Webhook,
+)
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "FILE_NAME",
+    "MAX_FILE_BYTES",
+    "AgentConfig",
+    "BusConfig",
+    "Config",
+    "DatabaseUrl",
+    "LimitsConfig",
+    "LogConfig",
+    "NotifierConfig",
+    "RegistrarConfig",
+    "Section",
+    "TrustConfig",
+    "VerifierConfig",
+    "Webhook",
+    "load",
+    "path_from",
+]
