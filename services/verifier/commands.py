@@ -147,8 +147,11 @@ async def _add(partition: Partition, command: AddAgent, order: Order) -> str:
         if known.incarnation == _incarnation(command.command_id):
             return known.policy_name
         raise AgentExistsError(f"{command.agent_id} is under attestation already")
-    if order.key_id and (ended := await partition.deleted_by(command.agent_id)) is not None:
-        _check_order(order, "", ended.at)
+    if order.key_id:
+        if (ended := await partition.deleted_by(command.agent_id)) is not None:
+            _check_order(order, "", ended.at)
+        # The bus may hide the end of the agent.
+        _check_order(order, "", await partition.ended_at(command.agent_id))
     name, policy = await partition.policies.find(command.attestation.policy)
     identity = await identities.ask(partition.bus, command.agent_id)
     attester = Attester(command.agent_id, partition, policy, name)
@@ -212,6 +215,7 @@ async def _delete(partition: Partition, command: DeleteAgent, order: Order) -> s
     _check_order(order, attester.last_command, attester.commanded_at)
     async with partition.alone(attester):
         await partition.journal.transition(attester, EventKind.DELETED, Standing.UNKNOWN, order=order)
+        attester.commanded_at = max(attester.commanded_at, order.at)
         # The last word in RESULTS must not be that a forgotten agent is trusted.
         await partition.journal.renew(attester)
         await partition.let_go(attester)

@@ -237,7 +237,9 @@ class Journal:
         partition.unsettled.add(attester.agent_id)
         async with self._saving:
             self.forget(attester)
-            await self._store.delete(attester.agent_id, partition.fence.token)
+            await self._store.delete(
+                attester.agent_id, partition.fence.token, commanded_at=attester.commanded_at, now=self._clock()
+            )
         partition.unsettled.discard(attester.agent_id)
 
     async def flush(self) -> None:

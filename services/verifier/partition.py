@@ -230,6 +230,10 @@ class Partition:
         last = await record.last_event(self.bus, EventKind.DELETED, agent_id)
         return record.order_of(last) if last is not None else None
 
+    async def ended_at(self, agent_id: str) -> int:
+        """Return when the last command about a deleted agent was signed, by our own tables (Unix ms); 0: unknown."""
+        return await self._store.ended_at(agent_id)
+
     async def announced(self, event: Event) -> bool:
         """Return whether the policy of ``event``, or a later version of it, is on the record."""
         last = await record.last_event(self.bus, event.kind, event.agent_id)

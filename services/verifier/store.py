@@ -48,6 +48,18 @@ SNAPSHOTS = sa.Table(
     sa.Column("sequence", sa.BigInteger, nullable=False),
 )
 
+TOMBSTONES = sa.Table(
+    "verifier_tombstones",
+    METADATA,
+    sa.Column("agent_id", sa.String(80), primary_key=True),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    # When the last command about the agent was signed, Unix ms.
+    sa.Column("commanded_at", sa.BigInteger, nullable=False, index=True),
+)
+
+TOMBSTONE_MS = 2 * 86_400_000
+"""How long a deleted agent's tombstone stays, in milliseconds: longer than any command counts."""
+
 BATCH = 500
 """Rows in one statement, which is one transaction and one round trip."""
 
@@ -108,6 +120,7 @@ class Store:
         self._engine = engine
         # Built once: it costs more than to write a few rows.
         self._upsert = upsert_fenced(engine.dialect.name, ATTESTERS, fence="fence")
+        self._bury = upsert_fenced(engine.dialect.name, TOMBSTONES, fence="fence")
         self._upsert_mark = upsert_fenced(engine.dialect.name, SNAPSHOTS, fence="fence")
         self._asked: dict[int, list[asyncio.Future[Snapshot]]] = {}
         self._answering: asyncio.Task[None] | None = None
@@ -151,12 +164,27 @@ class Store:
                 if known and start + BATCH >= len(ordered):
                     await connection.execute(self._upsert_mark, known)
 
-    async def delete(self, agent_id: str, fence: int) -> None:
-        """Remove the row of ``agent_id`` unless a newer fence has written it."""
+    async def delete(self, agent_id: str, fence: int, *, commanded_at: int = 0, now: int = 0) -> None:
+        """Remove the row of ``agent_id`` unless a newer fence has written it, and remember ``commanded_at``.
+
+        The record tells of the end, too, but the bus can hide it: an old command must not bring the agent back then.
+
+        :param commanded_at: when the last command about it was signed, Unix ms; 0 where nothing is signed.
+        """
         async with transaction(self._engine) as connection:
             await connection.execute(
                 sa.delete(ATTESTERS).where(ATTESTERS.c.agent_id == agent_id, ATTESTERS.c.fence <= fence)
             )
+            if commanded_at:
+                tombstone = {"agent_id": agent_id, "fence": fence, "commanded_at": commanded_at}
+                await connection.execute(self._bury, [tombstone])
+                await connection.execute(sa.delete(TOMBSTONES).where(TOMBSTONES.c.commanded_at < now - TOMBSTONE_MS))
+
+    async def ended_at(self, agent_id: str) -> int:
+        """Return when the last command about a deleted agent was signed, Unix ms; 0 when nothing is left of it."""
+        query = sa.select(TOMBSTONES.c.commanded_at).where(TOMBSTONES.c.agent_id == agent_id)
+        async with reading(self._engine) as connection:
+            return (await connection.execute(query)).scalar_one_or_none() or 0
 
     async def _answer(self) -> None:
         while self._asked:

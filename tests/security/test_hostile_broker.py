@@ -9,6 +9,7 @@ import pytest
 
 from attestream.bus import keyvalue, objects
 from attestream.bus.connection import BusSettings, connect
+from attestream.bus.jetstream import call
 from attestream.bus.stored import get_batch, last_messages
 from attestream.client import PendingCommandError
 from attestream.client import connect as connect_client
@@ -191,6 +192,28 @@ async def test_an_agent_that_was_deleted_does_not_come_back_by_a_replay(bus, att
 
     await eventually(refused)
     assert sum(event.kind is EventKind.ADDED for event in await alice.events(AGENT)) == 2
+
+
+async def test_an_agent_does_not_come_back_by_a_replay_when_the_bus_hides_that_it_was_deleted(bus, attested, alice, pool):
+    attestation = Attestation(policy="base", interval_ms=300)
+    assert (await outcome(alice, DeleteAgent(command_id=an_id(), agent_id=AGENT))).ok
+    add = AddAgent(command_id=an_id(), agent_id=AGENT, attestation=attestation)
+    headers = alice.bus.trust.sign(subjects.command(AGENT), encode(add))
+    await bus.publish_durable(subjects.command(AGENT), add, message_id=an_id(), headers=headers)
+    await alice.becomes(AGENT, Standing.TRUSTED)
+    assert (await outcome(alice, DeleteAgent(command_id=an_id(), agent_id=AGENT))).ok
+    for hidden in await last_messages(bus, topology.EVENTS.name, [subjects.event(EventKind.DELETED, AGENT)]):
+        await call(bus, f"STREAM.PURGE.{topology.EVENTS.name}", {"filter": hidden.subject})
+    await bus.publish_durable(subjects.command(AGENT), add, message_id=an_id(), headers=headers)
+
+    async def refused():
+        return [event for event in await alice.events(AGENT) if event.kind is EventKind.FORBIDDEN]
+
+    (event,) = await eventually(refused)
+    assert event.detail.startswith("superseded")
+    assert sum(event.kind is EventKind.ADDED for event in await alice.events(AGENT)) == 2
+    # Whoever may add it does so with a command of today.
+    assert (await alice.add(AGENT, interval_ms=300)).ok
 
 
 async def test_who_takes_over_reads_back_only_what_a_verifier_has_signed(bus, attested, alice, pool, keys):

@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 from attestream.database import migrate, open_engine, reading, transaction
 from attestream.errors import StorageError
 from services.verifier.snapshots import Mark
-from services.verifier.store import ATTESTERS, BATCH, Row, Snapshot, Store, pack_findings
+from services.verifier.store import ATTESTERS, BATCH, TOMBSTONE_MS, Row, Snapshot, Store, pack_findings
 
 
 def a_row(agent_id="a", **changes):
@@ -179,3 +179,19 @@ async def test_one_who_gives_up_does_not_disturb_the_others(store):
     await asyncio.sleep(0)
     hasty.cancel()
     assert (await patient).rows == [a_row()]
+
+
+async def test_a_deleted_agent_leaves_a_tombstone_for_as_long_as_a_command_may_count(store):
+    now = 1_800_000_000_000
+    assert await store.ended_at("a") == 0
+    await store.save([a_row()])
+    await store.delete("a", 10, commanded_at=now, now=now)
+    assert (await store.agent("a"), await store.ended_at("a")) == (None, now)
+    # An overtaken owner does not turn it back; where nothing is signed there is none.
+    await store.delete("a", 9, commanded_at=now - 1, now=now)
+    await store.delete("b", 10)
+    assert (await store.ended_at("a"), await store.ended_at("b")) == (now, 0)
+    await store.delete("c", 10, commanded_at=now + TOMBSTONE_MS, now=now + TOMBSTONE_MS)
+    assert await store.ended_at("a") == now
+    await store.delete("c", 10, commanded_at=now + TOMBSTONE_MS, now=now + TOMBSTONE_MS + 1)
+    assert (await store.ended_at("a"), await store.ended_at("c")) == (0, now + TOMBSTONE_MS)
