@@ -37,13 +37,19 @@ MAX_WAITING: Final = 4096
 """Entries that wait to be written."""
 
 MAX_WAITING_BYTES: Final = 96 << 20
-"""Bytes of logs in them, except that one entry may always wait."""
+"""Bytes of evidence in them, except that one entry may always wait."""
 
 AGENT_BYTES_H: Final = 160 << 20
 """Bytes of evidence of one agent that are kept within an hour: the largest evidence twice, and more."""
 
 MAX_ALLOWANCES: Final = 65_536
 """Agents whose bytes are counted; whoever was quiet for longest is forgotten."""
+
+CLAIMS_BYTES: Final = 4096
+"""What a quote and its claims count for."""
+
+UNPROVEN_BYTES: Final = 65_536
+"""The same where the claims were not proven: they may be as large as a message."""
 
 MAX_CODES: Final = 16
 DAY_S: Final = 86_400
@@ -109,7 +115,8 @@ class Archivist:
         grown = Grown.of(attester, evidence, appraisal) if keeping.logs else None
         if not entry and grown is None:
             return
-        size = len(evidence.boot_log) + (len(evidence.ima.data) if evidence.ima is not None else 0)
+        size = CLAIMS_BYTES if appraisal.verdict is Verdict.PASS else UNPROVEN_BYTES
+        size += len(evidence.boot_log) + (len(evidence.ima.data) if evidence.ima is not None else 0)
         if not self._admit(attester.agent_id, size, received_at):
             return
         kept = _inputs(attester, appraisal, before, received_at, self._clock(), self._window)
