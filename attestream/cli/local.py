@@ -21,6 +21,7 @@ AcceptEk = Literal["any", "warn", "certificate", "hook"]
 
 SERVICES: Final = ("registrar", "verifier", "notifier", "agent")
 DEFAULT_PORT: Final = 4222
+STORE_VARIABLE: Final = "ATTESTREAM_LIMITS_STORE_DIR"
 
 _data_dir = click.option(
     "--data-dir",
@@ -133,7 +134,11 @@ def up(
     loaded = config.load(place.config_file, session.environment)
     set_up_logging(loaded.log, "up")
     chosen = port if port is not None else urlsplit(loaded.bus.urls[0]).port or DEFAULT_PORT
-    asyncio.run(run_stack(place, port=chosen, environment=session.environment, **options))
+    environment = dict(session.environment)
+    if loaded.limits.store_dir is None:
+        # The bus is on this machine: its disk is watched, also where the configuration is from before there was a setting.
+        environment[STORE_VARIABLE] = str(place.bus)
+    asyncio.run(run_stack(place, port=chosen, environment=environment, **options))
     return exits.OK
 
 

@@ -181,7 +181,8 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
     from attestream.installation.places import IDENTIFIED
 
     changes: dict[str, Any] = {}
-    identified = loaded.credentials is None
+    # A directory of credentials is for services; a bus that `attestream up` does not run here asks everybody who they are.
+    identified = loaded.credentials is None or loaded.credentials.is_dir()
     with contextlib.suppress(OSError):
         # Written by `attestream up` while it runs: the URL, and whether the bus asks who is there.
         url, *notes = place.url_file.read_text(encoding="ascii").split()

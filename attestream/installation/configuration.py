@@ -18,14 +18,18 @@ INSECURE: Final = {
 """Environment of services on a bus that asks nobody who they are; only for tests."""
 
 
-def configuration(urls: Sequence[str], *, accept_ek: str) -> str:
-    """Return the text of the file; ``urls`` are those of the bus."""
+def configuration(urls: Sequence[str], *, accept_ek: str, store: str = "") -> str:
+    """Return the text of the file; ``urls`` are those of the bus, ``store`` is its directory when it is on this machine."""
     encrypted = any(url.startswith(("tls://", "wss://")) for url in urls)
     return _TEMPLATE.format(
-        urls=json.dumps(list(urls)), ca_file='ca_file = "tls/ca.pem"' if encrypted else _NO_CA, accept_ek=accept_ek
+        urls=json.dumps(list(urls)),
+        ca_file='ca_file = "tls/ca.pem"' if encrypted else _NO_CA,
+        accept_ek=accept_ek,
+        limits=f"store_dir = {json.dumps(store)}" if store else _NO_STORE,
     )
 
 
+_NO_STORE: Final = '# On a machine of nats-server: its directory, whose disk is then watched.\n# store_dir = "bus"'
 _NO_CA: Final = '# Not needed on this machine alone; wherever the bus is reached over a network:\n# ca_file = "tls/ca.pem"'
 
 _TEMPLATE: Final = """\
@@ -65,6 +69,9 @@ signing_key_file = "keys/verifier.pem"
 
 [notifier]
 signing_key_file = "keys/revocation.pem"
+
+[limits]
+{limits}
 
 # [[notifier.webhooks]]
 # name = "siem"

@@ -84,7 +84,9 @@ def initialise(
         urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
         equip(place, operator, place.operator(operator), urls)
         # Last, so that an interrupted initialisation does not look finished.
-        write_new(place.config_file, configuration(urls, accept_ek=accept_ek).encode())
+        write_new(
+            place.config_file, configuration(urls, accept_ek=accept_ek, store="" if servers else place.bus.name).encode()
+        )
     except OSError as error:
         raise ConfigError(f"can not initialise {directory}: {error}") from error
     return [

@@ -17,6 +17,10 @@ from attestream.cli.main import COMMANDS
 from attestream.cli.main import cli as root
 from attestream.cli.session import Session
 from attestream.errors import ConfigError
+from attestream.installation.bus_server import Server
+from attestream.installation.making import initialise
+from attestream.installation.people import CREDENTIALS
+from attestream.installation.places import Installation
 from schemas.commands import Attestation
 
 NOWHERE = "nats://127.0.0.1:9"
@@ -122,6 +126,20 @@ def test_the_bus_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:
     assert urls() == ["nats://running:1"]
     with pytest.raises(ConfigError):
         urls(given=tmp_path / "none.toml")
+
+
+def test_a_cluster_is_reached_with_the_credentials_of_the_only_person_who_is_here(tmp_path: Path) -> None:
+    servers = [Server(f"bus-{number}", "127.0.0.1", 4222 + number, 6222, 443, "127.0.0.1") for number in (1, 2, 3)]
+    initialise(tmp_path / "i", accept_ek="any", port=1, servers=servers)
+    place = Installation((tmp_path / "i").absolute())
+    session = Session("", None, tmp_path / "i", 1.0, {})
+    bus = session.bus()
+    assert bus.credentials == place.operator("admin") / CREDENTIALS
+    assert (bus.urls, bus.ca_file) == ([server.url for server in servers], place.ca_file)
+    assert session.signing_key() == place.operator("admin") / "signing.pem"
+    # A bus of `attestream up --insecure` asks nobody, and hears of nobody.
+    place.url_file.write_text("nats://127.0.0.1:4222\n")
+    assert session.bus().credentials is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -10,6 +10,7 @@ import pytest
 
 from attestream import config
 from attestream.errors import ConfigError
+from attestream.installation.bus_server import Server
 from attestream.installation.making import SECRET_BYTES, initialise
 from attestream.installation.places import Installation, locked
 from attestream.signing import Signer, TrustedKeys
@@ -83,3 +84,13 @@ def test_one_process_holds_it_until_it_ends_however_it_ends(tmp_path: Path) -> N
         holder.communicate()
     with locked(place):
         pass
+
+
+def test_the_disk_of_a_bus_on_this_machine_is_watched_and_no_other(tmp_path: Path) -> None:
+    initialise(tmp_path / "one", accept_ek="any", port=1)
+    place = Installation((tmp_path / "one").absolute())
+    assert config.load(place.config_file, {}).limits.store_dir == place.bus
+    assert place.bus.is_dir()
+    servers = [Server(f"bus-{number}", "bus.example", 4222, 6222, 443, "0.0.0.0") for number in (1, 2, 3)]
+    initialise(tmp_path / "three", accept_ek="any", port=1, servers=servers)
+    assert config.load(Installation(tmp_path / "three").config_file, {}).limits.store_dir is None
