@@ -82,7 +82,7 @@ async def test_a_lost_cluster_comes_back_and_goes_on(attested, other_bus, tmp_pa
     told = []
     await procedure.restore(other_bus, [Database("verifier", pool.engine)], tmp_path / "backup", tell=told.append)
     await ensure_topology(other_bus)
-    assert {entry.name: entry.items for entry in told}["verifier"] == 3
+    assert {entry.name: entry.items for entry in told}["verifier"] >= len(AGENTS)
 
     tenant = Tenant(other_bus)
     # Nobody is trusted because it once was.
