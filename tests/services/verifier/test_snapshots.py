@@ -55,9 +55,9 @@ class WeakStore(Store):
         self._check()
         await super().save(rows, marks)
 
-    async def delete(self, agent_id, fence):
+    async def delete(self, agent_id, fence, **more):
         self._check()
-        await super().delete(agent_id, fence)
+        await super().delete(agent_id, fence, **more)
 
     def _check(self):
         if self.refuses:
