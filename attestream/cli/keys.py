@@ -105,6 +105,18 @@ def publish(session: Session, as_json: bool) -> None:
     _tell([f"the roster in {place.roster} is on the bus"], as_json=as_json)
 
 
+@keys.command()
+@json_option
+@pass_session
+def refresh(session: Session, as_json: bool) -> None:
+    """Bring the bus's accounts up to what this version lets each role do. `attestream up` does so by itself."""
+    from attestream.installation.refreshing import refresh_accounts
+
+    changed = complete(refresh_accounts(installed(session), session.urls()))
+    done = [f"account {name}: has the permissions of this version" for name in changed]
+    _tell(done or ["every account has the permissions of this version"], as_json=as_json)
+
+
 def installed(session: Session) -> Installation:
     """Return the installation that a command is about.
 

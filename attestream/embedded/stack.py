@@ -48,6 +48,8 @@ async def run_stack(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     with locked(place):
+        if not insecure:
+            await _refresh(place)
         server = bus_server(place, port=port, listen=listen, websocket_port=websocket_port, insecure=insecure)
         settings = dict(environment) | bus_environment(place, server, insecure=insecure)
         try:
@@ -61,6 +63,20 @@ async def run_stack(
             place.url_file.unlink(missing_ok=True)
             server.stop()
             _log.info("the bus has stopped")
+
+
+async def _refresh(place: Installation) -> None:
+    """Let the accounts have what this version grants, before the bus starts."""
+    from attestream.installation.refreshing import refresh_stopped
+
+    try:
+        changed = await refresh_stopped(place)
+    except ConfigError as error:
+        # The operator's key may be kept away: what the roles could do before the upgrade still holds.
+        _log.warning("the accounts of the bus may be those of another version: %s (%s)", error.message, error.hint)
+        return
+    if changed:
+        _log.info("the accounts %s have the permissions of this version now", ", ".join(changed))
 
 
 def bus_server(
