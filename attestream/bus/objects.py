@@ -1,6 +1,9 @@
 """Objects named by the SHA-256 of their content, in buckets that any NATS object-store client can read.
 
 Reading goes by batched direct gets, not by a consumer: it is faster and can be resumed across a reconnect.
+
+Whoever may store an object may also describe one that is there anew, and wrongly. The name tells which description is right,
+so that one is looked for among those before.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from attestream.bus.stored import get_batch, last_message
+from attestream.bus.stored import get_batch, last_message, messages
 from attestream.clock import unix_ms
 from attestream.errors import FencedError, MalformedError, TooLargeError
 
@@ -26,6 +29,8 @@ CHUNK_BYTES: Final = 131_072
 
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 32
+_DESCRIPTIONS: Final = 32
+"""Most descriptions of one object that are tried, the first ones first."""
 _MOMENT_MS: Final = 60_000
 _GRACE_S: Final = 600
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
@@ -44,7 +49,7 @@ async def put(bus: Bus, bucket: str, data: bytes, *, ttl_s: int | None = None) -
     digest = hashlib.sha256(data).digest()
     name = digest.hex()
     known = await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, name))
-    if known is not None and (ttl_s is None or unix_ms() - known.at < _MOMENT_MS):
+    if known is not None and (await _is_whole(bus, bucket, name) if ttl_s is None else unix_ms() - known.at < _MOMENT_MS):
         return name
     nuid = secrets.token_hex(11)
     subject = f"$O.{bucket}.C.{nuid}"
@@ -88,11 +93,45 @@ async def get(bus: Bus, bucket: str, digest: str) -> bytes | None:
     if stored is None:
         return None
     try:
-        meta = json.loads(stored.data)
+        found = await _described(bus, bucket, digest, stored.data)
+    except (MalformedError, TooLargeError):
+        if (found := await _described_before(bus, bucket, digest, stored.sequence)) is None:
+            raise
+    if found is None:
+        found = await _described_before(bus, bucket, digest, stored.sequence)
+    return found
+
+
+async def _is_whole(bus: Bus, bucket: str, digest: str) -> bool:
+    try:
+        return await get(bus, bucket, digest) is not None
+    except (MalformedError, TooLargeError):
+        return False
+
+
+async def _described_before(bus: Bus, bucket: str, digest: str, sequence: int) -> bytes | None:
+    """Return the object by one of its descriptions before ``sequence``; ``None`` when none of them is right."""
+    tried = 0
+    async for stored in messages(bus, f"OBJ_{bucket}", _meta_subject(bucket, digest)):
+        if stored.sequence >= sequence or tried == _DESCRIPTIONS:
+            break
+        tried += 1
+        try:
+            if (found := await _described(bus, bucket, digest, stored.data)) is not None:
+                _LOG.warning("object %s was described wrongly in message %d", digest, sequence)
+                return found
+        except (MalformedError, TooLargeError):
+            continue
+    return None
+
+
+async def _described(bus: Bus, bucket: str, digest: str, description: bytes) -> bytes | None:
+    try:
+        meta = json.loads(description)
         if meta.get("deleted"):
             return None
         nuid, size = str(meta["nuid"]), int(meta["size"])
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise MalformedError(f"the description of object {digest} can not be read") from error
     data = await _content(bus, bucket, nuid, size) if size else b""
     if not hmac.compare_digest(hashlib.sha256(data).hexdigest(), digest):
