@@ -35,7 +35,8 @@ from schemas.roles import Role
 CUT_OFF: Final = 100
 """Agents that fail: half of them one after another, the others all at once."""
 ENROLMENTS: Final = 600
-RENEWALS: Final = 3_000
+RENEWALS: Final = 1_500
+"""Few enough for each agent that the registrar does not take them for a flood."""
 AT_ONCE: Final = 32
 
 _LIFETIME_S: Final = 3_600
