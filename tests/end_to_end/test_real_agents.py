@@ -122,7 +122,8 @@ async def test_logs_in_parts_through_a_worker_kill(bus, cluster, machines, start
     await bus.publish(subjects.challenge("a"), challenge)
 
     async def accepted():
-        return any([(await status()).seq == challenge.seq for _ in range(4)])  # either worker may answer
+        # Either worker may answer. A log from its start was not asked for: the owner may have asked once more by now.
+        return any([(await status()).seq >= challenge.seq for _ in range(4)])
 
     await eventually(accepted, 20)
     assert [part.boot for part in parts] == [False, False, True, True]
