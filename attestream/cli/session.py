@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import click
 
@@ -25,6 +25,8 @@ CREDENTIALS_VARIABLE: Final = "ATTESTREAM_CREDENTIALS"
 CA_VARIABLE: Final = "ATTESTREAM_CA"
 CONNECT_S: Final = 2.0
 """Seconds after which the bus counts as unreachable, unless ``--timeout`` is shorter."""
+INTERRUPT_S: Final = 2.0
+"""Seconds after which Ctrl-C is repeated to a command that has not ended."""
 DATA_DIR_VARIABLE: Final = "ATTESTREAM_DATA_DIR"
 SIGNING_KEY_VARIABLE: Final = "ATTESTREAM_SIGNING_KEY"
 """Environment variable with the PEM file of the private key that signs one's commands."""
@@ -219,4 +221,33 @@ def complete(work: Coroutine[Any, Any, T]) -> T:
     import logging
 
     logging.getLogger().addHandler(logging.NullHandler())
-    return asyncio.run(work)
+    done, result = asyncio.run(_interruptible(work))
+    if not done:
+        raise KeyboardInterrupt
+    return cast("T", result)
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> tuple[bool, T | None]:
+    """Return whether ``work`` came to its end, which Ctrl-C keeps it from, and what it returned."""
+    import asyncio
+    import contextlib
+    import signal
+
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    interrupted = asyncio.Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        if not task.done():
+            task.cancel()
+            # Where a wait ends at that very moment, Python 3.11 may lose the cancellation.
+            loop.call_later(INTERRUPT_S, interrupt)
+
+    with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # a thread other than the first has no signals
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return True, await task
+    except asyncio.CancelledError:
+        if not interrupted.is_set():
+            raise
+        return False, None

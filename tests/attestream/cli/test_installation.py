@@ -240,6 +240,6 @@ def test_an_interrupted_tail_says_so_by_its_exit_code(up, cli) -> None:
     assert tail.stdout is not None
     assert tail.stdout.readline()
     tail.send_signal(signal.SIGINT)
-    _, err = tail.communicate(timeout=10)
+    _, err = tail.communicate(timeout=40)
     assert tail.returncode == 130
     assert "Traceback" not in err
