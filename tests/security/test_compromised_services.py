@@ -8,13 +8,11 @@ import uuid
 import msgspec
 import pytest
 
-from attestream.bus.connection import BusSettings, connect
 from attestream.bus.stored import get_batch
 from attestream.client import connect as connect_client
 from attestream.config import NotifierConfig, VerifierConfig
 from attestream.errors import SignatureError
 from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
-from devtools.roster_keys import RosterKeys
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.attestation import Challenge
@@ -23,28 +21,6 @@ from schemas.events import DeadLetter, Event, EventKind, Result, Revocation, Sta
 from services.notifier.service import notifying
 
 SETTINGS = VerifierConfig(lease_floor_s=2, challenge_timeout_ms=600, flush_ms=50, partition_lease_s=2)
-
-
-@pytest.fixture
-async def keys(bus, tmp_path):
-    made = RosterKeys(tmp_path / "keys")
-    await made.publish(bus)
-    return made
-
-
-@pytest.fixture
-async def as_holder(nats_server, keys):
-    made = []
-
-    async def enter(name):
-        one = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(one)
-        await keys.trust(name).start(one)
-        return one
-
-    yield enter
-    for each in made:
-        await each.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from attestream.bus import keyvalue, objects
-from attestream.bus.connection import BusSettings, connect
 from attestream.bus.jetstream import call
 from attestream.bus.stored import get_batch, last_messages
 from attestream.client import PendingCommandError
@@ -17,7 +16,6 @@ from attestream.client.connection import Client
 from attestream.config import NotifierConfig, VerifierConfig
 from attestream.errors import SignatureError
 from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
-from devtools.roster_keys import RosterKeys
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.base import decode, encode
@@ -27,29 +25,6 @@ from services.notifier.service import notifying
 
 AGENT = "agent-0"
 SETTINGS = VerifierConfig(lease_floor_s=2, challenge_timeout_ms=600, flush_ms=50, partition_lease_s=2)
-
-
-@pytest.fixture
-async def keys(bus, tmp_path):
-    made = RosterKeys(tmp_path / "keys")
-    await made.publish(bus)
-    return made
-
-
-@pytest.fixture
-async def as_holder(nats_server, keys):
-    """Connect as a holder of the roster's keys."""
-    made = []
-
-    async def enter(name):
-        one = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(one)
-        await keys.trust(name).start(one)
-        return one
-
-    yield enter
-    for each in made:
-        await each.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from attestream.archive import reading
 from attestream.bus import jetstream, objects
-from attestream.bus.connection import BusSettings, connect
 from attestream.bus.stored import messages
 from attestream.bus.topology import ensure_topology
 from attestream.cli import exits
@@ -18,7 +17,6 @@ from attestream.config import VerifierConfig
 from attestream.errors import SignatureError
 from attestream.signing import Signer
 from devtools.pool import Pool, Tenant, allowing, digest_of, eventually, make_agent
-from devtools.roster_keys import RosterKeys
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.base import encode
@@ -29,36 +27,14 @@ SETTINGS = VerifierConfig(lease_floor_s=2, challenge_timeout_ms=600, flush_ms=50
 
 
 @pytest.fixture
-async def keys(bus, tmp_path):
-    keys = RosterKeys(tmp_path / "keys")
-    await keys.publish(bus)
-    return keys
-
-
-@pytest.fixture
-async def enter(nats_server, keys):
-    made = []
-
-    async def connected(name):
-        one = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(one)
-        await keys.trust(name).start(one)
-        return one
-
-    yield connected
-    for each in made:
-        await each.close()
-
-
-@pytest.fixture
-async def failed(nats_server, tmp_path, keys, enter):
+async def failed(nats_server, tmp_path, keys, as_holder):
     """A bus with the archive of an agent that was trusted and has failed."""
     pool = Pool(nats_server.url, tmp_path, SETTINGS, trust=lambda: keys.trust("verifier"))
-    fleet = SoftFleet(await enter("registrar"), [make_agent(AGENT)])
+    fleet = SoftFleet(await as_holder("registrar"), [make_agent(AGENT)])
     await fleet.start()
     await fleet.serve_identities()
     await pool.start("one")
-    bus = await enter("alice")
+    bus = await as_holder("alice")
     alice = Tenant(bus)
     await alice.push("base", allowing("boot_aggregate", archive={"keep": "changes", "days": 30}))
     assert (await alice.add(AGENT, interval_ms=60_000)).ok
@@ -152,10 +128,10 @@ async def test_a_changed_file_is_refused(failed, run, tmp_path):
     assert (await run("evidence", "replay", str(tmp_path / "out")))[0] == exits.OK
 
 
-async def test_a_line_that_no_verifier_has_signed_is_not_believed(failed, run, enter):
+async def test_a_line_that_no_verifier_has_signed_is_not_believed(failed, run, as_holder):
     """Whoever holds the bus can put lines there, and move those of one agent to another."""
     kept, *_ = [kept async for kept in reading.entries(failed, AGENT)]
-    alice = await enter("alice")
+    alice = await as_holder("alice")
     subject = subjects.archived_evidence(AGENT)
     await alice.publish_durable(subject, encode(kept.entry), message_id="unsigned")
     await alice.publish_durable(subject, encode(kept.entry), message_id="by-alice", sign=True)

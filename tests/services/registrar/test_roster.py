@@ -5,7 +5,6 @@ import contextlib
 import pytest
 
 from attestream.bus import keyvalue, stored
-from attestream.bus.connection import BusSettings, connect
 from attestream.clock import unix_ms
 from attestream.config import LimitsConfig
 from attestream.errors import ForbiddenError, SignatureError, SupersededError
@@ -27,28 +26,6 @@ KINDS = (
     EventKind.ROSTER_APPROVALS,
 )
 SIGNED_BY = (Role.REGISTRAR,)
-
-
-@pytest.fixture
-async def keys(bus, tmp_path):
-    made = RosterKeys(tmp_path / "keys")
-    await made.publish(bus)
-    return made
-
-
-@pytest.fixture
-async def as_holder(nats_server, keys):
-    made = []
-
-    async def enter(name):
-        one = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(one)
-        await keys.trust(name).start(one)
-        return one
-
-    yield enter
-    for each in made:
-        await each.close()
 
 
 @pytest.fixture
