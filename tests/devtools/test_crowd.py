@@ -14,7 +14,6 @@ from attestream.installation.bus_keys import load_seed, load_token
 from attestream.tpm.structures import parse_quote
 from devtools.crowd import Crowd
 from devtools.pool import eventually, make_agent
-from devtools.secure_bus import secure_installation, secure_server
 from schemas import subjects, topology
 from schemas.attestation import Challenge, Evidence
 from schemas.base import decode, encode
@@ -24,24 +23,11 @@ NAMES = ["host.1", "host-2", "host-3"]
 
 
 @pytest.fixture
-def installation(tmp_path):
-    return secure_installation(tmp_path / "installation")
-
-
-@pytest.fixture
-def server(installation):
-    server = secure_server(installation)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-async def buses(installation, server):
+async def buses(installation, secured):
     made = {}
     for role in (Role.PROVISIONER, Role.VERIFIER):
         made[role] = await connect(
-            BusSettings(urls=[server.url], credentials=installation.credentials(role), reconnect_spread_s=0.1)
+            BusSettings(urls=[secured.url], credentials=installation.credentials(role), reconnect_spread_s=0.1)
         )
     await ensure_topology(made[Role.PROVISIONER])
     yield made
@@ -58,22 +44,22 @@ def identity(installation, name, issuer_of=Role.AGENT):
 
 
 @pytest.fixture
-async def crowd(installation, server, buses):
-    made = Crowd(server.url, [(make_agent(name), identity(installation, name)) for name in NAMES], spread_s=0.2)
+async def crowd(installation, secured, buses):
+    made = Crowd(secured.url, [(make_agent(name), identity(installation, name)) for name in NAMES], spread_s=0.2)
     await made.enter()
     yield made
     made.leave()
 
 
-async def test_everybody_says_hello_and_comes_back_after_a_crash_of_the_server(crowd, server, buses):
+async def test_everybody_says_hello_and_comes_back_after_a_crash_of_the_server(crowd, secured, buses):
     async def stored():
         return (await jetstream.call(buses[Role.PROVISIONER], f"STREAM.INFO.{topology.EVIDENCE.name}"))["state"]["messages"]
 
     await eventually(lambda: crowd.connected == 3 and not crowd.unconfirmed, 30)
     assert await stored() == 3
-    server.kill()
+    secured.kill()
     await eventually(lambda: crowd.connected == 0, 30)
-    server.start()
+    secured.start()
     await eventually(lambda: crowd.connected == 3 and not crowd.unconfirmed, 30)
     assert await stored() == 6
     assert crowd.complaints == {}
@@ -109,9 +95,9 @@ async def test_challenges_are_answered_over_ones_own_connection(crowd, buses):
     assert (answer.agent_id, answer.seq, answer.pcr_values) == (NAMES[0], 2, {})
 
 
-async def test_who_is_refused_is_counted_and_not_let_in(installation, server, buses):
+async def test_who_is_refused_is_counted_and_not_let_in(installation, secured, buses):
     agents = [(make_agent("host"), identity(installation, "host", Role.ENROLMENT))]
-    crowd = Crowd(server.url, agents, spread_s=0.1)
+    crowd = Crowd(secured.url, agents, spread_s=0.1)
     try:
         await crowd.enter()
         await eventually(lambda: sum(crowd.complaints.values()) > 1, 30)

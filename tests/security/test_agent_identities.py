@@ -11,7 +11,6 @@ from attestream.bus.topology import ensure_topology
 from attestream.config import AgentConfig
 from devtools.bus_identities import connect_with, put_on_record, registrar_config
 from devtools.pool import eventually
-from devtools.secure_bus import secure_installation, secure_server
 from devtools.swtpm import Swtpm
 from schemas.events import EventKind
 from schemas.roles import Role
@@ -23,26 +22,13 @@ SECRET = re.compile(r"\bS[A-Z2-7]{57}\b|eyJ[A-Za-z0-9_-]{20}")
 
 
 @pytest.fixture
-def installation(tmp_path):
-    return secure_installation(tmp_path / "installation")
-
-
-@pytest.fixture
-def server(installation):
-    server = secure_server(installation)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-async def buses(installation, server):
+async def buses(installation, secured):
     """A connection for each role that is asked for."""
     made = {}
 
     async def of(role):
         if role not in made:
-            made[role] = await connect_with(server.url, installation.credentials(role))
+            made[role] = await connect_with(secured.url, installation.credentials(role))
         return made[role]
 
     await ensure_topology(await of(Role.PROVISIONER))
@@ -52,7 +38,7 @@ async def buses(installation, server):
 
 
 @asynccontextmanager
-async def running(installation, server, tcti, data_dir, agent_id="host.1"):
+async def running(installation, secured, tcti, data_dir, agent_id="host.1"):
     config = AgentConfig(
         id=agent_id,
         tcti=tcti,
@@ -63,7 +49,7 @@ async def running(installation, server, tcti, data_dir, agent_id="host.1"):
         boot_log=None,
         enrolment_credentials=installation.credentials(Role.ENROLMENT),
     )
-    settings = BusSettings(urls=[server.url], name="agent", reconnect_spread_s=0.1)
+    settings = BusSettings(urls=[secured.url], name="agent", reconnect_spread_s=0.1)
     task = asyncio.create_task(Agent(config, settings).run())
     try:
         yield task
@@ -79,7 +65,7 @@ def tpm(tmp_path):
 
 
 async def test_agent_is_in_is_renewed_is_cut_off_and_comes_back_when_it_may(
-    installation, server, buses, tpm, tmp_path, caplog
+    installation, secured, buses, tpm, tmp_path, caplog
 ):
     caplog.set_level("INFO")
     config = registrar_config(installation, tmp_path / "registrar.db", lifetime_s=4)
@@ -88,7 +74,7 @@ async def test_agent_is_in_is_renewed_is_cut_off_and_comes_back_when_it_may(
     def times(text):
         return caplog.text.count(text)
 
-    async with serving(await buses(Role.REGISTRAR), config), running(installation, server, tpm.tcti, tmp_path / "agent"):
+    async with serving(await buses(Role.REGISTRAR), config), running(installation, secured, tpm.tcti, tmp_path / "agent"):
         await eventually(lambda: times("agent host.1 is ready") == 1, 30)
         # Two renewals: the second is of an identity that was renewed, over the connection that was made with it.
         await eventually(lambda: times("the identity on the bus is renewed") >= 2, 60)
@@ -105,14 +91,14 @@ async def test_agent_is_in_is_renewed_is_cut_off_and_comes_back_when_it_may(
     assert not SECRET.search(caplog.text)
 
 
-async def test_another_tpm_with_the_credential_and_the_id_gets_nothing(installation, server, buses, tpm, tmp_path, caplog):
+async def test_another_tpm_with_the_credential_and_the_id_gets_nothing(installation, secured, buses, tpm, tmp_path, caplog):
     """CVE-2025-13609: the id of an agent is no secret, and new machines share the enrolment credential."""
     caplog.set_level("INFO")
     async with serving(await buses(Role.REGISTRAR), registrar_config(installation, tmp_path / "registrar.db")):
-        async with running(installation, server, tpm.tcti, tmp_path / "agent"):
+        async with running(installation, secured, tpm.tcti, tmp_path / "agent"):
             await eventually(lambda: "agent host.1 is ready" in caplog.text, 30)
         caplog.clear()
         with Swtpm.launch(tmp_path / "thief-tpm", certificates=False) as other:
-            async with running(installation, server, other.tcti, tmp_path / "thief"):
+            async with running(installation, secured, other.tcti, tmp_path / "thief"):
                 await eventually(lambda: "belongs to another TPM" in caplog.text, 30)
         assert "agent host.1 is ready" not in caplog.text

@@ -10,14 +10,9 @@ from attestream.clock import unix_ms
 from attestream.credentials.nkey import Kind, NKey
 from attestream.credentials.token import read, reissued
 from devtools.bus_identities import connect_with
-from devtools.secure_bus import secure_installation, secure_server
+from devtools.secure_bus import secure_server
 from schemas.roles import Role
 from services.registrar.bus_account import BusAccount
-
-
-@pytest.fixture
-def installation(tmp_path):
-    return secure_installation(tmp_path / "installation")
 
 
 @pytest.fixture

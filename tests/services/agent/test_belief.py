@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attestream.bus.connection import Bus, BusSettings, connect
+from attestream.bus.connection import Bus, BusSettings
 from attestream.clock import unix_ms
 from attestream.config import AgentConfig, TrustConfig
 from attestream.embedded.nats import NatsServer
@@ -28,28 +28,6 @@ from services.agent.belief import Belief
 from services.agent.service import Agent
 
 Holder = Callable[[str], Awaitable[Bus]]
-
-
-@pytest.fixture
-async def keys(bus: Bus, tmp_path: Path) -> RosterKeys:
-    made = RosterKeys(tmp_path / "keys")
-    await made.publish(bus)
-    return made
-
-
-@pytest.fixture
-async def as_holder(nats_server: NatsServer, keys: RosterKeys) -> AsyncIterator[Holder]:
-    made: list[Bus] = []
-
-    async def enter(name: str) -> Bus:
-        bus = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(bus)
-        await keys.trust(name).start(bus)
-        return bus
-
-    yield enter
-    for one in made:
-        await one.close()
 
 
 class Machine:
