@@ -49,7 +49,9 @@ class Target(NamedTuple):
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1())
 _USER: Final = NKey.generate(Kind.USER)
-_BOOT_RULES: Final = compile_boot({"phases": ["enter-initrd"], **expectations_from_log(bytes(uki_boot(firmware())))})
+_BOOT_RULES: Final = compile_boot(
+    {"phases": ["enter-initrd"], **expectations_from_log(bytes(uki_boot(firmware()))).settings}
+)
 
 
 def _bus_token() -> str:

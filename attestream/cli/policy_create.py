@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ALGORITHMS: Final = ("sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512")
 _BANKS: Final = ("sha256", "sha384", "sha512")
+_PARTS: Final = ("keys", "dbx", "applications", "sections", "files")
 _tree = click.Path(exists=True, file_okay=False, path_type=Path)
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _place = click.Path(exists=True, path_type=Path)
@@ -159,7 +160,16 @@ def _check(document: dict[str, Any]) -> None:
 @create.command()
 @click.argument("log", type=input_path)
 @click.option("--without-secure-boot", is_flag=True, help="Accept a log that shows Secure Boot off.")
-@click.option("--bare", is_flag=True, help="Print the reference state alone, not a policy with it.")
+@click.option("--bare", is_flag=True, help="Print what was made alone, not a policy with it.")
+@click.option("--settings", is_flag=True, help="Make settings (keys, images, sections), not a reference state.")
+@click.option("--without", type=click.Choice(_PARTS), multiple=True, help="Part of the settings to leave open.")
+@click.option("--command-line", default="", metavar="REGEX", help="For the kernel's command lines, as a setting.")
+@click.option("--logged-command-lines", is_flag=True, help="Allow the command lines of the log and no others, as a setting.")
+@click.option("--load-options", default="", metavar="TEXT", help="Of a kernel that the firmware starts: /proc/cmdline.")
+@click.option("--phase", "phases", multiple=True, metavar="NAME", help="What the system measures into PCR 11, in order.")
+@click.option(
+    "--pcrs", default="0-9", show_default=True, metavar="LIST", help="PCRs that the log must explain, as a setting."
+)
 @_base
 @_bank
 @_description
@@ -167,34 +177,68 @@ def _check(document: dict[str, Any]) -> None:
 @json_option
 def boot(
     log: Path,
-    without_secure_boot: bool,
+    settings: bool,
     bare: bool,
     base: Path | None,
     bank: str,
     description: str,
     target: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a boot policy from the boot LOG of a machine in good order (binary_bios_measurements).
+
+    It is a reference state of the boot policy `example`, for shim and GRUB; with --settings it is what a boot must be like
+    without a boot policy: Secure Boot, keys, images, sections of unified kernel images.
 
     With --base the boot is allowed besides those that the base allows: give the policy of before to allow both the current
     and the next boot.
     """
-    from attestream.appraisal.policy import FORMAT
+    from attestream.reference.boot import with_reference_state, with_settings
+
+    below = _load_base(base)
+    bank = below.get("bank", bank) if below is not None else bank
+    remarks: list[str] = []
+    if not settings:
+        _refuse_settings()
+        made = _reference_state(log, without_secure_boot=options["without_secure_boot"])
+        document = with_reference_state(made, base=below, bank=bank, description=description)
+        summary = f"{len(document['boot']['reference_states'])} reference states"
+    else:
+        made, remarks = _learnt(log, bank, options)
+        pcrs = _parse_pcrs(options["pcrs"])
+        document = with_settings(made, base=below, bank=bank, pcrs=pcrs, description=description)
+        summary = f"{len(document['boot'].get('boots', []))} boots"
+    if not bare:
+        _check(document)
+    write_document(made if bare else document, target, remarks, as_json=as_json, summary=summary)
+
+
+def _refuse_settings() -> None:
+    """Refuse options that would have no effect."""
+    context = click.get_current_context()
+    for name in ("without", "command_line", "logged_command_lines", "load_options", "phases", "pcrs"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"--{name.removesuffix('s') if name == 'phases' else name.replace('_', '-')} needs --settings"
+            )
+
+
+def _reference_state(log: Path, *, without_secure_boot: bool) -> dict[str, Any]:
     from attestream.uefi.policy.create import create_reference_state
 
     with _named(log):
-        state = create_reference_state(read(log), without_secureboot=without_secure_boot)
-    if bare:
-        write_document(state, target, [], as_json=as_json, summary="1 reference state")
-        return
-    document = _load_base(base) or {"format": FORMAT, "description": description, "bank": bank}
-    rules = document.setdefault("boot", {"policy": "example"})
-    states = rules.setdefault("reference_states", []) if isinstance(rules, dict) else []
-    if state not in states:
-        states.append(state)
-    _check(document)
-    write_document(document, target, [], as_json=as_json, summary=f"{len(states)} reference states")
+        return create_reference_state(read(log), without_secureboot=without_secure_boot)
+
+
+def _learnt(log: Path, bank: str, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    from attestream.appraisal.boot_learning import Given, expectations_from_log
+
+    if options["command_line"] and options["logged_command_lines"]:
+        raise click.UsageError("give either --command-line or --logged-command-lines")
+    given = Given(**{name: options[name] for name in Given._fields})
+    with _named(log):
+        return expectations_from_log(read(log), bank, given)
 
 
 @create.command()

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--to", "form", type=click.Choice(["attestream", "keylime"]), default="attestream", help="Form of the result.")
 @click.option("--exclude-list", "exclude_lists", type=input_path, multiple=True, help="File with one REGEX in each line.")
 @click.option("--key", "keys", type=input_path, multiple=True, help="Key or certificate that signs files.")
+@click.option("--reference-state", "states", type=input_path, multiple=True, help="Reference state of a boot, to go along.")
 @click.option("--bank", default="sha256", show_default=True, help="PCR bank to be quoted.")
 @click.option("--description", default="", help="What the policy is for.")
 @output_option
@@ -33,34 +34,81 @@ def convert(
     form: str,
     exclude_lists: tuple[Path, ...],
     keys: tuple[Path, ...],
+    states: tuple[Path, ...],
     bank: str,
     description: str,
     target: Path | None,
     as_json: bool,
 ) -> None:
-    """Convert FILE: a Keylime runtime policy (signed or not), a JSON allowlist, or a flat allowlist.
+    """Convert FILE: a Keylime runtime policy (signed or not), a JSON allowlist, a flat allowlist, or a reference state.
 
     A signature is not verified: use `policy verify` before.
     """
+    text = read_text(file)
+    if form == "keylime" and (states or _is_reference_state(text)):
+        raise click.UsageError("a reference state goes into policies of attestream only")
+    if _is_reference_state(text):
+        if exclude_lists or keys:
+            raise click.UsageError("a reference state has neither excludes nor keys of files")
+        made = _Made({}, [], [])
+        states = (file, *states)
+    else:
+        made = _convert_runtime(text, form, exclude_lists, keys, bank, description)
+    document = made.document
+    if states:
+        document = _with_states(states, document, bank, description)
+        made.counts.append(f"{len(states)} reference states")
+    write_document(document, target, made.remarks, as_json=as_json, summary=", ".join(made.counts))
+
+
+class _Made(NamedTuple):
+    """A policy, what was left out, and what is in it."""
+
+    document: dict[str, Any]
+    remarks: list[str]
+    counts: list[str]
+
+
+def _convert_runtime(
+    text: str, form: str, exclude_lists: tuple[Path, ...], keys: tuple[Path, ...], bank: str, description: str
+) -> _Made:
     from attestream.interop.excludes import read_exclude_list
     from attestream.interop.native import native_document
     from attestream.interop.runtime_conversion import update_policy
     from attestream.interop.runtime_schema import check_runtime_policy
 
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    found = _read_policy(read_text(file), now)
+    found = _read_policy(text, now)
     excludes = [line for path in exclude_lists for line in read_exclude_list(read_text(path))]
     updated = update_policy(found.policy, excludes=excludes, keys=[(str(path), read(path)) for path in keys], timestamp=now)
     remarks = [*found.remarks, *updated.remarks]
-    document = updated.policy
-    if form == "attestream":
-        native = native_document(_named_alike(document), bank=bank, description=description)
-        document, remarks = native.policy, [*remarks, *native.remarks]
-        count = len(document["runtime"]["digests"])
-    else:
-        check_runtime_policy(document)
-        count = len(document["digests"])
-    write_document(document, target, remarks, as_json=as_json, summary=f"{count} paths")
+    if form == "keylime":
+        check_runtime_policy(updated.policy)
+        return _Made(updated.policy, remarks, [f"{len(updated.policy['digests'])} paths"])
+    native = native_document(_named_alike(updated.policy), bank=bank, description=description)
+    return _Made(native.policy, [*remarks, *native.remarks], [f"{len(native.policy['runtime']['digests'])} paths"])
+
+
+def _is_reference_state(text: str) -> bool:
+    try:
+        top = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(top, dict) and "scrtm_and_bios" in top
+
+
+def _with_states(states: tuple[Path, ...], document: dict[str, Any], bank: str, description: str) -> dict[str, Any]:
+    from attestream.appraisal.policy import compile_policy
+    from attestream.reference.boot import with_reference_state
+
+    for path in states:
+        try:
+            state = json.loads(read_text(path))
+        except (ValueError, RecursionError) as error:
+            raise PolicyError(f"{path} is not JSON") from error
+        document = with_reference_state(state, base=document, bank=bank, description=description)
+    compile_policy(json.dumps(document).encode("ascii"))
+    return document
 
 
 def _read_policy(text: str, now: str) -> Converted:

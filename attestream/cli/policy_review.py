@@ -75,7 +75,8 @@ def _value(value: object) -> str:
 @pass_session
 def check(session: Session, policy: str, layers: tuple[str, ...], as_json: bool) -> int:
     """Look for mistakes: what would never match, and what allows more than it seems to. Exits with 1 on a warning."""
-    from attestream.reference.lint import WARNING, check_document
+    from attestream.reference.boot_lint import WARNING
+    from attestream.reference.lint import check_document
 
     remarks = check_document(_document(session, policy), dict(read_layer(text) for text in layers))
     if as_json:

@@ -14,8 +14,21 @@ CHANGED: Final = "changed"
 
 _TABLES: Final = ("pcrs", "runtime.digests", "runtime.keyrings", "runtime.buffers")
 """Objects whose values are lists without order."""
-_LISTS: Final = ("runtime.excludes", "runtime.ignored_keyrings", "runtime.deny.paths", "runtime.deny.digests", "layers")
+_LISTS: Final = (
+    "runtime.excludes",
+    "runtime.ignored_keyrings",
+    "runtime.deny.paths",
+    "runtime.deny.digests",
+    "layers",
+    "boot.pcrs",
+    "boot.dbx",
+    "boot.keys.PK",
+    "boot.keys.KEK",
+    "boot.keys.db",
+)
 """Lists in which order means nothing."""
+_CHOICES: Final = ("boot.boots", "boot.reference_states")
+"""Lists of objects of which any may fit."""
 
 
 class Change(NamedTuple):
@@ -49,6 +62,8 @@ def _objects(before: Mapping[str, Any], after: Mapping[str, Any], place: str) ->
             yield from _table(check_object(old or {}, where), check_object(new or {}, where), where)
         elif where in _LISTS and _is_list(old) and _is_list(new):
             yield from _list(old or [], new or [], where)
+        elif where in _CHOICES and _is_list(old) and _is_list(new):
+            yield from _choices(old or [], new or [], where)
         elif isinstance(old, dict) and isinstance(new, dict):
             yield from _objects(old, new, where)
         else:
@@ -75,6 +90,20 @@ def _list(before: list[Any], after: list[Any], place: str) -> Iterator[Change]:
     old, new = _keys(before), _keys(after)
     yield from (Change(REMOVED, place, _name(old[key])) for key in sorted(old.keys() - new.keys()))
     yield from (Change(ADDED, place, _name(new[key])) for key in sorted(new.keys() - old.keys()))
+
+
+def _choices(before: list[Any], after: list[Any], place: str) -> Iterator[Change]:
+    """Yield what of the objects is different. Those that only one list has are taken to be each other's successors."""
+    gone = [(number, one) for number, one in enumerate(before) if one not in after]
+    come = [(number, one) for number, one in enumerate(after) if one not in before]
+    for (_, old), (number, new) in zip(gone, come, strict=False):
+        where = f"{place}[{number}]"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _objects(old, new, where)
+        else:
+            yield Change(CHANGED, where, "", old, new)
+    yield from (Change(REMOVED, f"{place}[{number}]", "", old, None) for number, old in gone[len(come) :])
+    yield from (Change(ADDED, f"{place}[{number}]", "", None, new) for number, new in come[len(gone) :])
 
 
 def _keys(values: list[Any]) -> dict[str, Any]:

@@ -6,31 +6,18 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from attestream.appraisal.document import expression, load, shown
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
 from attestream.ima.digests import VERITY
+from attestream.reference.boot_lint import NOTICE, RESETTABLE, WARNING, Remark, check_boot
 
-WARNING: Final = "warning"
-NOTICE: Final = "notice"
 _AGGREGATE: Final = "boot_aggregate"
 _SHOWN: Final = 3
 _PROBES: Final = (b"/usr/bin/a", b"/b.so", b"/opt/c_d/e", b"/x/y/z")
 """Paths that have nothing in common: an exclude that matches them all matches everything."""
 _LITERAL_START: Final = re.compile(r"[A-Za-z0-9_~@%, -]")
-_RESETTABLE: Final = (16, 23)
-"""PCRs that any program may reset (PC Client Platform TPM Profile, section 4.6)."""
-
-
-class Remark(NamedTuple):
-    """One oddity."""
-
-    level: str
-    """:data:`WARNING` for what is most likely a mistake, :data:`NOTICE` for what should be known."""
-    code: str
-    place: str
-    message: str
 
 
 def check_document(document: bytes, layers: Mapping[str, bytes] | None = None) -> list[Remark]:
@@ -43,6 +30,8 @@ def check_document(document: bytes, layers: Mapping[str, bytes] | None = None) -
     top = load(document)
     runtime = top.get("runtime")
     found = list(_of_document(top, policy))
+    if "boot" in top:
+        found += check_boot(top["boot"], policy)
     if isinstance(runtime, dict):
         found += [*_of_paths(runtime), *_of_digests(runtime), *_of_excludes(runtime), *_of_denials(runtime, policy)]
     return sorted(found, key=lambda remark: remark.level != WARNING)
@@ -53,7 +42,7 @@ def _of_document(top: Mapping[str, Any], policy: CompiledPolicy) -> Iterator[Rem
         yield Remark(NOTICE, "sha1-allowed", "allow_sha1", "quotes may be signed with SHA-1, which can be forged")
     for pcr, values in policy.pcrs.items():
         place = f"pcrs.{pcr}"
-        if pcr in _RESETTABLE:
+        if pcr in RESETTABLE:
             yield Remark(WARNING, "pcr-resettable", place, "any program on the machine may reset this PCR")
         for value in sorted(values):
             if value in (bytes(len(value)), b"\xff" * len(value)):

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from attestream.appraisal.boot import appraise_boot_log, compile_boot
-from attestream.appraisal.boot_learning import expectations_from_log
+from attestream.appraisal.boot_learning import Given, expectations_from_log
 from attestream.appraisal.collector import Collector
 from attestream.errors import PolicyError
 from attestream.uefi import kinds
@@ -206,17 +206,37 @@ def test_the_pcrs_that_prove_it_are_quoted_besides_the_firmwares():
     assert compile_boot({"policy": "reject-all", "secure_boot": True}).name == "reject-all"
 
 
-@pytest.mark.parametrize("log", [uki_boot(firmware()), direct_boot(firmware())], ids=["unified", "direct"])
-def test_what_is_learnt_from_a_good_machine_allows_it_and_no_other(log):
-    learnt = expectations_from_log(bytes(log))
+@pytest.mark.parametrize(
+    ("log", "given"),
+    [(uki_boot(firmware()), Given()), (direct_boot(firmware()), Given(load_options=LOAD_OPTIONS))],
+    ids=["unified", "direct"],
+)
+def test_what_is_learnt_from_a_good_machine_allows_it_and_no_other(log, given):
+    learnt = expectations_from_log(bytes(log), given=given).settings
     assert learnt["secure_boot"] is True
     assert learnt["keys"] == KEYS
     assert sorted(learnt["dbx"]) == sorted(images(*FORBIDDEN))
-    if 9 in log.pcrs["sha256"]:
-        learnt["boots"][0]["load_options"] = LOAD_OPTIONS
     assert found(log, **learnt) == []
     assert found(uki_boot(firmware(), image=b"another"), **learnt) != []
     assert found(direct_boot(firmware(), initrd=b"another"), **learnt) != []
+
+
+@pytest.mark.parametrize(
+    ("log", "given", "message"),
+    [
+        (firmware(), Given(logged_command_lines=True), "no command line"),
+        (firmware(secure_boot=False), Given(), "Secure Boot is off"),
+        (BootLog(("sha256",)), Given(), "does not tell of Secure Boot"),
+        (BootLog(("sha256",)), Given(without_secure_boot=True), "nothing of the boot"),
+        (direct_boot(firmware()), Given(), "load options by digest only"),
+        (direct_boot(firmware()), Given(load_options="init=/bin/sh"), "refuse this very log: boot.file"),
+        (uki_boot(firmware(), parameters=["quiet"]), Given(), "refuse this very log: boot.command-line"),
+        (uki_boot(firmware(), parameters=["quiet"]), Given(command_line="ro"), "refuse this very log: boot.command-line"),
+    ],
+)
+def test_nothing_is_learnt_that_would_refuse_the_log_itself(log, given, message):
+    with pytest.raises(PolicyError, match=message):
+        expectations_from_log(bytes(log), given=given)
 
 
 def test_nothing_is_learnt_from_a_log_that_contradicts_itself():
