@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from attestream.signing import TrustedKeys
 from bench.fleet import agent_name
-from bench.stack import BenchError, Stack, stack, until
+from bench.stack import BenchError, Stack, attestation, stack, until
 from schemas import subjects
 from schemas.base import decode
 from schemas.events import Revocation, Signed
@@ -53,7 +53,8 @@ async def measure(*, notice: bool, violations: int = VIOLATIONS) -> Latency:
         fleet = await parts.fleet(AGENTS, "rsa2048")
         await parts.reading("worker")
         await parts.publish_policy()
-        await parts.add(0, AGENTS, CHANGE_INTERVAL_MS if notice else SCHEDULE_INTERVAL_MS)
+        interval_ms = CHANGE_INTERVAL_MS if notice else SCHEDULE_INTERVAL_MS
+        await parts.add([agent_name(number) for number in range(AGENTS)], attestation(interval_ms))
         await parts.settled(AGENTS, attested=2)
         arrivals, envelopes = await _listen(parts)
         victims = [agent_name(number) for number in random.sample(range(AGENTS), violations)]
@@ -76,8 +77,7 @@ async def _listen(parts: Stack) -> tuple[dict[str, int], list[bytes]]:
         arrivals.setdefault(subjects.agent_id(message.subject.rpartition(".")[2]), time.monotonic_ns())
         envelopes.append(message.data)
 
-    await parts.bus.subscribe(subjects.REVOKED, hear)
-    await parts.bus.nc.flush()
+    await parts.client.bus.subscribe(subjects.REVOKED, hear)
     return arrivals, envelopes
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple
 
+from bench.fleet import agent_name
 from bench.machine import unique_bytes
-from bench.stack import Stack, stack
+from bench.stack import Stack, attestation, stack
 
 FIRST: Final = 1_000
 LAST: Final = 6_000
@@ -34,9 +35,10 @@ async def measure(ak: str = "rsa2048") -> Memory:
         await parts.fleet(LAST, ak)
         await parts.reading("worker")
         await parts.publish_policy()
-        await parts.add(0, FIRST, INTERVAL_MS)
+        names = [agent_name(number) for number in range(LAST)]
+        await parts.add(names[:FIRST], attestation(INTERVAL_MS))
         first = await _settled(parts, worker.pid, FIRST)
-        await parts.add(FIRST, LAST - FIRST, INTERVAL_MS)
+        await parts.add(names[FIRST:], attestation(INTERVAL_MS))
         return Memory(first, await _settled(parts, worker.pid, LAST))
 
 

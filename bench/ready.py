@@ -14,20 +14,21 @@ import msgspec
 
 from attestream.appraisal.state import AttesterState
 from attestream.bus import keyvalue, objects
-from attestream.bus.connection import Bus
+from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.partitions import partition
-from attestream.bus.trust import configured
+from attestream.client import trusted
 from attestream.clock import unix_ms
-from attestream.config import TrustConfig
 from attestream.database import migrate, open_engine
 from bench.report import Report, against
 from bench.stack import POLICY, BenchError, Stack, stack, until
 from devtools.pool import allowing, make_agent
 from devtools.postgres import Postgres
+from devtools.secure_bus import everybody
 from schemas import subjects, topology
 from schemas.base import encode
 from schemas.commands import PolicyRecord
 from schemas.events import Event, EventKind, Finding, Result, Standing
+from schemas.roles import Role
 from services.verifier.store import Row, Store, pack_findings
 
 AGENTS: Final = 10_000
@@ -64,9 +65,9 @@ async def measure(agents: int = AGENTS, events: int = EVENTS, runs: int = RUNS) 
     postgres.start()
     try:
         async with stack(challenges_in_flight=str(2 * agents)) as parts:
-            await _believe(parts)
-            await _publish_policy(parts.bus)
-            numbers = await _fill(parts.bus, agents, events)
+            async with _verifier(parts) as bus:
+                await _publish_policy(parts.client.bus, bus)
+                numbers = await _fill(bus, agents, events)
             databases = {"sqlite": f"sqlite:///{parts.place.directory}/verifier.db", "postgresql": postgres.new_database()}
             for name, url in databases.items():
                 await _fill_table(url, agents, numbers)
@@ -98,17 +99,22 @@ def _last(run: Started) -> float:
     return run.last
 
 
-async def _believe(parts: Stack) -> None:
-    """Let signatures count, and sign as the verifiers do."""
-    await keyvalue.put(parts.bus, topology.CLUSTER.name, topology.KEY_ROSTER, parts.place.roster.read_bytes(), expected=None)
-    trust = configured(TrustConfig(root_keys=[parts.place.root_public]), parts.place.directory / "keys" / "verifier.pem")
-    await trust.start(parts.bus)
+@asynccontextmanager
+async def _verifier(parts: Stack) -> AsyncIterator[Bus]:
+    """Connect as a verifier does, and sign like one."""
+    bus = await connect(BusSettings(urls=[parts.server.url], credentials=parts.place.credentials(Role.VERIFIER)))
+    try:
+        await trusted(parts.place.root_public, signing_key=parts.place.service_key(Role.VERIFIER)).start(bus)
+        yield bus
+    finally:
+        await bus.close()
 
 
-async def _publish_policy(bus: Bus) -> None:
-    digest = await objects.put(bus, topology.POLICIES, json.dumps(allowing("boot_aggregate")).encode())
+async def _publish_policy(author: Bus, verifier: Bus) -> None:
+    digest = await objects.put(author, topology.POLICIES, json.dumps(allowing("boot_aggregate")).encode())
     record = PolicyRecord(name=POLICY, version=1, digest=digest, at=unix_ms(), entries=1)
-    await keyvalue.put(bus, topology.CLUSTER.name, topology.policy_key(POLICY, 1), encode(record), expected=0, sign=True)
+    key = topology.policy_key(POLICY, 1)
+    await keyvalue.put(verifier, topology.CLUSTER.name, key, encode(record), expected=0, sign=True)
 
 
 def _name(number: int) -> str:
@@ -245,13 +251,12 @@ async def _start(parts: Stack, name: str, url: str, agents: int) -> Started:
     async def challenged(message: Any) -> None:
         times.setdefault(message.subject, time.monotonic())
 
-    subscription = await parts.bus.nc.subscribe(
-        subjects.challenge_of("*"), cb=challenged, pending_msgs_limit=0, pending_bytes_limit=0
-    )
-    await parts.bus.nc.flush()
+    fleet = await everybody(parts.place, BusSettings(urls=[parts.server.url]))
+    await fleet.nc.subscribe(subjects.challenge_of("*"), cb=challenged, pending_msgs_limit=0, pending_bytes_limit=0)
+    await fleet.nc.flush()
     began = time.monotonic()
-    program = parts.worker(name, checked=True, database_url=url)
+    program = parts.worker(name, database_url=url)
     await until(lambda: len(times) == agents, f"{name} has challenged {agents} agents", pause_s=0.01, timeout_s=120)
     await asyncio.to_thread(program.stop)
-    await subscription.unsubscribe()
+    await fleet.close()
     return Started(min(times.values()) - began, max(times.values()) - began)

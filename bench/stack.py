@@ -9,25 +9,25 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from attestream.bus.connection import Bus, BusSettings, connect
-from attestream.bus.topology import ensure_topology
+from attestream.bus import keyvalue
+from attestream.client import Client, connect, new_command_id, trusted
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.orphan import die_with_parent
-from attestream.installation.configuration import INSECURE
-from attestream.installation.making import initialise
+from attestream.embedded.stack import bus_environment, bus_server, provision
+from attestream.installation.people import CREDENTIALS, ROOT, SIGNING_KEY
 from attestream.installation.places import Installation
-from bench.fleet import IMAGE_FILES, agent_name, image_path
+from bench.fleet import IMAGE_FILES, image_path
 from bench.machine import cpu_seconds
-from devtools.pool import Tenant, allowing
+from devtools.pool import allowing
+from devtools.secure_bus import secure_installation
 from schemas import subjects, topology
 from schemas.base import Decoder
-from schemas.commands import AddAgent, AgentStatus, AgentStatusPage, Attestation, Outcome, WorkerStatus
+from schemas.commands import AddAgent, AgentStatus, AgentStatusPage, Attestation, WorkerStatus
 from schemas.enrolment import AgentsQuery
 from schemas.events import Standing
 
@@ -36,6 +36,11 @@ PATIENCE_S: Final = 60.0
 _ADDING: Final = 256
 _PAGE: Final = 500
 _STATUS: Final = Decoder[WorkerStatus](WorkerStatus)
+
+
+def attestation(interval_ms: int) -> Attestation:
+    """Return how the agents of a measurement are attested."""
+    return Attestation(policy=POLICY, interval_ms=interval_ms)
 
 
 class BenchError(Exception):
@@ -99,8 +104,10 @@ class Program:
 class Fleet(Program):
     """The fleet simulator's process."""
 
-    def __init__(self, url: str, agents: int, ak: str, log: Path) -> None:
-        arguments = ["bench.fleet", "--url", url, "--agents", str(agents), "--ak", ak]
+    def __init__(self, place: Installation, url: str, agents: int, ak: str) -> None:
+        arguments = ["bench.fleet", "--installation", str(place.directory), "--url", url]
+        arguments += ["--agents", str(agents), "--ak", ak]
+        log = place.directory / "fleet.log"
         super().__init__("fleet", arguments, log, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
@@ -141,28 +148,25 @@ class Fleet(Program):
 
 
 class Stack:
-    """A private installation. ``settings`` override those of ``[verifier]``."""
+    """A private installation as `attestream init` makes it: everybody has an identity, and everything is signed. As with
+    `attestream up` the bus speaks without TLS on the loopback interface. ``settings`` override those of ``[verifier]``."""
 
-    def __init__(self, place: Installation, server: NatsServer, bus: Bus, settings: dict[str, str]) -> None:
+    def __init__(self, place: Installation, server: NatsServer, client: Client, settings: dict[str, str]) -> None:
         self.place = place
         self.server = server
-        self.bus = bus
-        self.tenant = Tenant(bus)
+        self.client = client
+        """The administrator's."""
         self.programs: dict[str, Program] = {}
         self._settings = settings
-        self.readings: dict[str, Reading] = {}
-        """The newest of each worker."""
 
-    async def listen(self) -> None:
-        """Take readings from now on."""
-        await self.bus.subscribe(f"$KV.{topology.WORKERS.name}.*", self._heartbeat)
+    def worker(self, name: str, **settings: str) -> Program:
+        """Start a verifier worker."""
+        named = {"worker_id": name} | self._settings | settings
+        return self._service("verifier", name, {f"ATTESTREAM_VERIFIER_{key.upper()}": each for key, each in named.items()})
 
-    def worker(self, name: str, *, checked: bool = False, **settings: str) -> Program:
-        """Start a verifier worker; ``checked``: it signs what it writes, and believes nothing that is not signed."""
-        environment = {"ATTESTREAM_VERIFIER_WORKER_ID": name, "ATTESTREAM_TRUST_UNSIGNED": "false" if checked else "true"}
-        settings = self._settings | settings
-        environment |= {f"ATTESTREAM_VERIFIER_{key.upper()}": value for key, value in settings.items()}
-        return self._service("verifier", name, environment)
+    def registrar(self) -> Program:
+        """Start the registrar."""
+        return self._service("registrar", "registrar", {})
 
     def notifier(self) -> Program:
         """Start the notifier."""
@@ -170,7 +174,7 @@ class Stack:
 
     async def fleet(self, agents: int, ak: str) -> Fleet:
         """Start the simulator of ``agents`` agents and wait until they listen."""
-        fleet = Fleet(self.server.url, agents, ak, self.place.directory / "fleet.log")
+        fleet = Fleet(self.place, self.server.url, agents, ak)
         self.programs[fleet.name] = fleet
         await fleet.ready()
         return fleet
@@ -178,29 +182,20 @@ class Stack:
     async def publish_policy(self) -> None:
         """Publish the policy of the image: 10,000 paths and the boot aggregate."""
         paths = [image_path(number) for number in range(IMAGE_FILES)]
-        document = allowing("boot_aggregate", *paths)
-        outcome = await self.tenant.push(POLICY, document)
-        if not outcome.ok:
-            raise BenchError(f"the policy was refused: {outcome.message}")
+        document = json.dumps(allowing("boot_aggregate", *paths)).encode()
+        await self.client.push_policy(POLICY, document, timeout_s=PATIENCE_S)
 
-    async def add(self, first: int, count: int, interval_ms: int) -> float:
+    async def add(self, names: Sequence[str], attestation: Attestation) -> float:
         """Put agents under attestation; return how many a second that made."""
-        began = time.monotonic()
-        numbers = iter(range(first, first + count))
+        began, left = time.monotonic(), iter(names)
 
         async def one_after_another() -> None:
-            for number in numbers:
-                outcome = await self._add(agent_name(number), interval_ms)
-                if not outcome.ok:
-                    raise BenchError(f"{agent_name(number)} was refused: {outcome.message}")
+            for name in left:
+                command = AddAgent(command_id=new_command_id(), agent_id=name, attestation=attestation)
+                await self.client.command(command, timeout_s=PATIENCE_S)
 
         await asyncio.gather(*(one_after_another() for _ in range(_ADDING)))
-        return count / (time.monotonic() - began)
-
-    async def _add(self, agent_id: str, interval_ms: int) -> Outcome:
-        attestation = Attestation(policy=POLICY, interval_ms=interval_ms)
-        command = AddAgent(command_id=uuid.uuid4().hex, agent_id=agent_id, attestation=attestation)
-        return await self.tenant.command(agent_id, command, PATIENCE_S)
+        return len(names) / (time.monotonic() - began)
 
     async def statuses(self) -> list[AgentStatus]:
         """Return the status of every agent."""
@@ -208,7 +203,8 @@ class Stack:
         more = True
         while more:
             query = AgentsQuery(after=found[-1].agent_id if found else "", limit=_PAGE)
-            page = await self.bus.request(subjects.QUERY_VERIFIER_AGENTS, query, AgentStatusPage)
+            subject = subjects.QUERY_VERIFIER_AGENTS
+            page = await self.client.bus.request(subject, query, AgentStatusPage, timeout_s=PATIENCE_S)
             found += page.agents
             more = page.more
         return found
@@ -225,54 +221,57 @@ class Stack:
 
     async def reading(self, worker: str) -> Reading:
         """Return the reading of ``worker``'s next heartbeat."""
-        before = self.readings.get(worker)
-        await until(lambda: self.readings.get(worker) is not before, f"{worker} gives a sign of life", pause_s=0.01)
-        return self.readings[worker]
+        before = await self._heartbeat(worker)
+        found: keyvalue.Entry | None = None
+
+        async def beaten() -> bool:
+            nonlocal found
+            found = await self._heartbeat(worker)
+            return found is not None and found != before
+
+        await until(beaten, f"{worker} gives a sign of life", pause_s=0.01)
+        assert found is not None
+        assert self.server.pid is not None
+        at = time.monotonic()
+        cpu = {name: cpu_seconds(program.pid) for name, program in self.programs.items()}
+        cpu |= {"nats-server": cpu_seconds(self.server.pid), "driver": cpu_seconds(os.getpid())}
+        return Reading(at, _STATUS.decode(found.value), cpu)
+
+    async def _heartbeat(self, worker: str) -> keyvalue.Entry | None:
+        return (await keyvalue.entries(self.client.bus, topology.WORKERS.name, worker)).get(worker)
 
     def _service(self, kind: str, name: str, environment: dict[str, str]) -> Program:
         arguments = [f"services.{kind}", "--config", str(self.place.config_file)]
-        program = Program(
-            name,
-            arguments,
-            self.place.directory / f"{name}.log",
-            {"ATTESTREAM_LOG_LEVEL": "warning"} | INSECURE | environment,
-        )
+        settings = {"ATTESTREAM_LOG_LEVEL": "warning"} | bus_environment(self.place, self.server) | environment
+        program = Program(name, arguments, self.place.directory / f"{name}.log", settings)
         self.programs[name] = program
         return program
-
-    async def _heartbeat(self, message: Any) -> None:
-        if not message.data:
-            return
-        status = _STATUS.decode(message.data)
-        cpu = {name: cpu_seconds(program.pid) for name, program in self.programs.items()}
-        assert self.server.pid is not None
-        cpu |= {"nats-server": cpu_seconds(self.server.pid), "driver": cpu_seconds(os.getpid())}
-        self.readings[status.worker] = Reading(time.monotonic(), status, cpu)
 
 
 @asynccontextmanager
 async def stack(**settings: str) -> AsyncIterator[Stack]:
     """Set up an installation in a directory of its own, and take everything down at the end."""
     with tempfile.TemporaryDirectory(prefix="attestream-bench-") as name:
-        place = Installation(Path(name) / "data")
-        server = NatsServer(Path(name) / "bus")
-        initialise(place.directory, accept_ek="any", port=server.port)
+        place = secure_installation(Path(name))
+        server = bus_server(place, port=0)
         server.start()
-        bus = await connect(BusSettings(urls=[server.url], name="bench"))
-        built = Stack(place, server, bus, settings)
         try:
-            await ensure_topology(bus)
-            await built.listen()
-            yield built
-        except BenchError:
-            for program in built.programs.values():
-                sys.stderr.write(f"--- end of the log of {program.name}\n{program.tail()}\n")
-            raise
+            await provision(place, bus_environment(place, server))
+            own = place.operator("admin")
+            trust = trusted(own / ROOT, signing_key=own / SIGNING_KEY)
+            async with connect(server.url, trust=trust, credentials=own / CREDENTIALS, name="bench") as client:
+                built = Stack(place, server, client, settings)
+                try:
+                    yield built
+                except BenchError:
+                    for program in built.programs.values():
+                        sys.stderr.write(f"--- end of the log of {program.name}\n{program.tail()}\n")
+                    raise
+                finally:
+                    for program in built.programs.values():
+                        program.stop()
         finally:
-            for program in built.programs.values():
-                program.stop()
-            await bus.close()
-            server.stop()
+            server.kill()
 
 
 async def until(

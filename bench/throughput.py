@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, NamedTuple
 
-from bench.stack import BenchError, Reading, Stack, stack
+from bench.fleet import agent_name
+from bench.stack import BenchError, Reading, Stack, attestation, stack
 
 AGENTS: Final = 2_000
 INTERVAL_MS: Final = 200
@@ -70,7 +72,7 @@ async def measure(ak: str, *, news: bool, agents: int = AGENTS, window_s: float 
         fleet = await parts.fleet(agents, ak)
         await parts.reading("worker")
         await parts.publish_policy()
-        rate = await parts.add(0, agents, INTERVAL_MS)
+        rate = await parts.add([agent_name(number) for number in range(agents)], attestation(INTERVAL_MS))
         await parts.settled(agents)
         if news:
             fleet.order(do="news", entries=ENTRIES)
@@ -78,16 +80,14 @@ async def measure(ak: str, *, news: bool, agents: int = AGENTS, window_s: float 
         await parts.settled(agents, attested=10)
         load = await _window(parts, window_s, rate)
         fleet.order(do="count")
-        answered = await fleet.hear("failures")
-        if answered:
-            raise BenchError(f"evidence could not be published: {answered[0]}")
+        refused = await fleet.hear("refused")
+        if refused:
+            raise BenchError(f"the bus has refused what agents said: {refused[0]}")
         await parts.settled(agents)
         return load
 
 
 async def _window(parts: Stack, window_s: float, adding_rate: float) -> Load:
     before = await parts.reading("worker")
-    while True:
-        after = await parts.reading("worker")
-        if after.at - before.at >= window_s:
-            return between(before, after, adding_rate)
+    await asyncio.sleep(window_s)
+    return between(before, await parts.reading("worker"), adding_rate)

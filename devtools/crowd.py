@@ -154,6 +154,7 @@ class Member(asyncio.Protocol):
             self.waiting.pop(number, None)
 
     def _challenged(self, challenge: Challenge, reply: str) -> None:
+        self.crowd.asked(self, challenge)
         evidence = self.agent.answer(challenge)
         self.answered = unix_ms()
         if not self.agent.is_news(evidence):
@@ -208,6 +209,9 @@ class Crowd:
         agent = member.agent
         hello = Hello(agent_id=agent.agent_id, enrolment=agent.enrolment, at=unix_ms())
         member.store(subjects.evidence(agent.agent_id), encode(hello), f"{agent.agent_id}:hello:{uuid.uuid4().hex}")
+
+    def asked(self, member: Member, challenge: Challenge) -> None:
+        """Called before a member answers a challenge; for crowds that live meanwhile."""
 
     def lost(self, member: Member) -> None:
         """A member has lost its connection."""

@@ -5,16 +5,21 @@ from __future__ import annotations
 import base64
 import ssl
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nats
 from nats.aio.client import Client
 
-from attestream.credentials.document import parse
-from attestream.credentials.token import read, role_of
+from attestream.bus.connection import Bus
+from attestream.bus.settings import BusSettings
+from attestream.credentials.document import Credentials, parse
+from attestream.credentials.nkey import Kind, NKey
+from attestream.credentials.token import read, reissued, role_of, role_tag, user_token
 from attestream.embedded.nats import NatsServer
-from attestream.installation.bus_keys import issue, write_credentials
+from attestream.installation.bus_keys import issue, load_seed, load_token, write_credentials
 from attestream.installation.bus_server import identities
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
@@ -45,6 +50,43 @@ def user_credentials(installation: Installation, role: Role, name: str, *, lifet
     path = installation.directory / "credentials" / f"{role}.{name}.creds"
     write_credentials(issue(installation, role, name, now=now, expires_at=expires_at), path, again=True)
     return path
+
+
+def agent_identities(installation: Installation, names: Iterable[str], *, lifetime_s: int = 3600) -> list[Credentials]:
+    """Return identities of agents as :func:`agent_credentials` makes them, thousands a second and without files."""
+    issuer = load_seed(installation.issuer(Role.AGENT), Kind.ACCOUNT, "the key that issues identities of agents")
+    account = load_token(installation.account_token(Role.AGENT)).subject
+    now = int(time.time())
+    made = []
+    for name in names:
+        key = NKey.generate(Kind.USER)
+        token = user_token(
+            issuer,
+            key.public,
+            subjects.token(name),
+            account=account,
+            now=now,
+            expires_at=now + lifetime_s,
+            tags=[role_tag(Role.AGENT)],
+        )
+        made.append(Credentials(token, key))
+    return made
+
+
+async def everybody(installation: Installation, settings: BusSettings) -> Bus:
+    """Return a connection that stands for every agent: only who has the issuer's key can have a token for it."""
+    now = int(time.time())
+    issued = issue(installation, Role.AGENT, "everybody", now=now)
+    issuer = load_seed(installation.issuer(Role.AGENT), Kind.ACCOUNT, "the key that issues identities of agents")
+    mine = read(issued.token)
+    bus = Bus(msgspec.structs.replace(settings, credentials=None, identity=lambda: issued))
+    # Where the name of one agent would stand in its permissions, the name `*` stands for all.
+    token = reissued(msgspec.structs.replace(mine, name="*"), mine.nats, issuer, now)
+    login = bus._link._login  # noqa: SLF001 - no honest client has such a name, and none is to be able to
+    assert login is not None
+    login.token = token.encode  # type: ignore[method-assign]  # the same
+    await bus.open()
+    return bus
 
 
 async def log_in(url: str, credentials: Path, *, ca: Path | None = None, **options: Any) -> Client:

@@ -7,16 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
-
 from attestream.bus.connection import Bus, connect
 from attestream.credentials.document import Credentials
-from attestream.credentials.nkey import Kind
-from attestream.credentials.token import read, reissued
 from attestream.errors import AttestreamError, BusError
-from attestream.installation.bus_keys import issue, load_seed
 from devtools.bus_identities import enrolled
 from devtools.fleet.machine import Machine
+from devtools.secure_bus import everybody
 from devtools.site import Site
 from schemas import subjects
 from schemas.attestation import Challenge
@@ -51,7 +47,7 @@ class Network:
         """Connect what all machines share."""
         self._enrolment = await self._site.connect(Role.ENROLMENT)
         if not self._own:
-            self._shared = await self._everybody()
+            self._shared = await everybody(self._site.place, self._site.settings("fleet"))
             await self._listen(self._shared, "*")
 
     async def join(self, machine: Machine) -> None:
@@ -125,18 +121,3 @@ class Network:
 
         await bus.nc.subscribe(subjects.challenge_of(token), cb=take, pending_msgs_limit=_PENDING, pending_bytes_limit=-1)
         await bus.nc.flush()
-
-    async def _everybody(self) -> Bus:
-        """Return a connection that stands for every machine: only who has the issuer's key can have a token for it."""
-        place, now = self._site.place, int(time.time())
-        issued = issue(place, Role.AGENT, "fleet", now=now)
-        issuer = load_seed(place.issuer(Role.AGENT), Kind.ACCOUNT, "the key that issues identities of agents")
-        mine = read(issued.token)
-        bus = Bus(self._site.settings("fleet", identity=lambda: issued))
-        # Where the name of one machine would stand in its permissions, the name `*` stands for all.
-        token = reissued(msgspec.structs.replace(mine, name="*"), mine.nats, issuer, now)
-        login = bus._link._login  # noqa: SLF001 - no honest client has such a name, and none is to be able to
-        assert login is not None
-        login.token = token.encode  # type: ignore[method-assign]  # the same
-        await bus.open()
-        return bus
