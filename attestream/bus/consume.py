@@ -69,7 +69,10 @@ class Consumer:
     takeover. ``ack_wait_s``: a delivery that is not settled for so long is repeated; keep it well above the time that a
     whole batch takes. ``max_deliveries``: attempts at a message whose handler fails unexpectedly. ``start``: where a
     consumer that is created now begins, or the Unix time in milliseconds since which messages are wanted.
-    ``heartbeat_s``: a lost pull is noticed after two and a half of these.
+    ``heartbeat_s``: a lost pull is noticed after two and a half of these. ``on_doubt`` is for the only user of a durable:
+    called when deliveries or acknowledgements may have been lost without the connection being lost, because the consumer's
+    leader has changed, nothing was heard from it, or a delivery is missing between two others. What was lost would come
+    again after ``ack_wait_s``; :func:`attestream.bus.takeover.take_over` between stop and start has it come at once.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Consumer:
         max_deliveries: int = 10,
         start: Start | int = "all",
         heartbeat_s: float = _HEARTBEAT_S,
+        on_doubt: Callable[[], None] | None = None,
     ) -> None:
         self.stream = stream
         self.name = durable or "e" + secrets.token_hex(8)
@@ -97,6 +101,7 @@ class Consumer:
         self._filters = filters
         self._max_deliveries = max_deliveries
         self._heartbeat_s = heartbeat_s
+        self._on_doubt = on_doubt
         self._config: dict[str, Any] = {
             "ack_policy": "explicit",
             "ack_wait": nanoseconds(ack_wait_s),
@@ -121,6 +126,9 @@ class Consumer:
         self._stopping = False
         self._unhandled: list[Delivery] = []
         self._last_sequence = 0
+        self._last_delivery = 0
+        """Number of the newest delivery, of any message; 0: none yet."""
+        self._missing = False
 
     @property
     def behind(self) -> bool:
@@ -142,6 +150,7 @@ class Consumer:
         :raises BusError: the server refuses, or does not answer.
         """
         self._stopping = False
+        self._last_delivery, self._missing = 0, False
         self._window.reset()
         await self._create()
         self._inbox = self._bus.nc.new_inbox() + "."
@@ -225,7 +234,7 @@ class Consumer:
             return
         self._window.arrived()
         delivery = Delivery(self._bus.nc, message)
-        if self._stopping:
+        if self._stopping or self._misses(delivery):
             self._unhandled.append(delivery)
             return
         if self._window.due:
@@ -236,6 +245,16 @@ class Consumer:
         finally:
             self._busy = False
             self._heard = time.monotonic()
+
+    def _misses(self, delivery: Delivery) -> bool:
+        """Return whether a delivery before this one is lost: only by beginning anew does it come in order."""
+        if self._on_doubt is None:
+            return False
+        if not self._missing and self._last_delivery and delivery.number != self._last_delivery + 1:
+            self._missing = True
+            self._doubt()
+        self._last_delivery = delivery.number
+        return self._missing
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
@@ -306,6 +325,7 @@ class Consumer:
         reason = headers.get("Description", "")
         _LOG.info("%s/%s: pull ended: %s %s", self.stream, self.name, status, reason)
         self._start_over(recreate=status == "503" or "Deleted" in reason)
+        self._doubt()
 
     def _look_again(self) -> None:
         silence = _SILENT_HEARTBEATS * self._heartbeat_s
@@ -314,7 +334,12 @@ class Consumer:
             self.lost_pulls += 1
             _LOG.info("%s/%s: silent for %.1f s, pulling anew", self.stream, self.name, time.monotonic() - self._heard)
             self._start_over(recreate=not self._durable)
+            self._doubt()
         self._watch = asyncio.get_running_loop().call_later(self._heartbeat_s, self._look_again)
+
+    def _doubt(self) -> None:
+        if self._on_doubt is not None and not self._stopping:
+            self._on_doubt()
 
     async def _reconnected(self) -> None:
         self._start_over(recreate=not self._durable)

@@ -28,13 +28,15 @@ class Delivery:
     ``ack_wait_s``, so handlers must bear repeats.
     """
 
-    __slots__ = ("_nc", "_reply", "at", "data", "deliveries", "headers", "sequence", "subject")
+    __slots__ = ("_nc", "_reply", "at", "data", "deliveries", "headers", "number", "sequence", "subject")
 
     subject: str
     data: bytes
     headers: dict[str, str]
     sequence: int
     """In the stream."""
+    number: int
+    """Among all deliveries of its consumer, repeats included: they are numbered without a gap."""
     deliveries: int
     """1 for the first."""
     at: int
@@ -46,7 +48,7 @@ class Delivery:
         self.subject = message.subject
         self.data = message.data
         self.headers = message.headers or {}
-        self.deliveries, self.sequence, self.at = parse_ack_subject(message.reply)
+        self.deliveries, self.sequence, self.number, self.at = parse_ack_subject(message.reply)
 
     @property
     def marker(self) -> str:
@@ -84,8 +86,8 @@ class Delivery:
             _LOG.info("%s of message %d is lost, it will come again: %s", word[:4].decode(), self.sequence, error)
 
 
-def parse_ack_subject(reply: str) -> tuple[int, int, int]:
-    """Return deliveries, stream sequence and time (Unix ms) from a delivery's reply subject.
+def parse_ack_subject(reply: str) -> tuple[int, int, int, int]:
+    """Return deliveries, stream sequence, consumer sequence and time (Unix ms) from a delivery's reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>``, or with ``<domain>.<account
     hash>`` before the stream and perhaps a random token at the end.
@@ -101,6 +103,7 @@ def parse_ack_subject(reply: str) -> tuple[int, int, int]:
     else:
         raise MalformedError(f"{reply[:200]!r} is not the reply subject of a delivery")
     try:
-        return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3]) // 1_000_000
+        deliveries, sequence, number, at = (int(token) for token in tokens[first : first + 4])
+        return deliveries, sequence, number, at // 1_000_000
     except ValueError as error:
         raise MalformedError(f"{reply[:200]!r} is not the reply subject of a delivery") from error

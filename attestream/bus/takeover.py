@@ -24,7 +24,8 @@ async def take_over(bus: Bus, stream: str, durable: str) -> int:
     """
     try:
         info = await jetstream.call(bus, f"CONSUMER.INFO.{stream}.{durable}")
-        if info["num_ack_pending"]:
+        # Pulls that still wait are those of a user who has stalled: what comes next would be given to him.
+        if info["num_ack_pending"] or info["num_waiting"]:
             await jetstream.call(bus, f"CONSUMER.DELETE.{stream}.{durable}")
     except ApiError as error:
         if error.err_code != jetstream.CONSUMER_NOT_FOUND:

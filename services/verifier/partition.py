@@ -11,12 +11,11 @@ from typing import Final
 
 from attestream.appraisal.state import decode_state, fresh
 from attestream.bus.connection import Bus
-from attestream.bus.consume import DEFERRED, Consumer, Deferred, Delivery
-from attestream.bus.takeover import take_over
+from attestream.bus.consume import DEFERRED, Deferred, Delivery
 from attestream.config import LimitsConfig, VerifierConfig
 from attestream.errors import AttestreamError, FencedError, MalformedError, RefusedError
-from schemas import subjects, topology
-from schemas.attestation import MAX_PARTS, ChangeNotice, Evidence, EvidencePart, Hello, Inbound
+from schemas import subjects
+from schemas.attestation import ChangeNotice, Evidence, EvidencePart, Hello, Inbound
 from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import Command, Outcome, about
 from schemas.events import Event, EventKind, Standing
@@ -24,6 +23,7 @@ from services.verifier import commands, identities, record
 from services.verifier.assembly import Assembly, Whole
 from services.verifier.attester import Attester
 from services.verifier.desk import Desk, is_large
+from services.verifier.intake import Intake
 from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
 from services.verifier.pace import Pace
@@ -35,12 +35,6 @@ from services.verifier.tail import Tail
 
 log = logging.getLogger(__name__)
 
-EVIDENCE_BATCH: Final = 256
-EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
-"""Parts stay unacknowledged until the last has come: there must be room for the largest evidence of several agents."""
-COMMAND_BATCH: Final = 32
-ACK_WAIT_S: Final = 60.0
-"""Well above the slowest appraisal."""
 LOADED_AT_ONCE: Final = 4
 """Partitions whose agents are loaded at the same time. What is read for all of them must not keep the bus's answers to the
 renewal of leases waiting for as long as a lease lives."""
@@ -98,32 +92,15 @@ class Partition:
         self.unsettled: set[str] = set()
         """Agents about which something may be on the record that is in no row to come: no mark is written meanwhile."""
         self._open = False
-        self._consuming = asyncio.Lock()
-        self._delivered_before = 0
-        """Last sequence of EVIDENCE that was given out before this worker began to consume."""
-        self._consumers = (
-            Consumer(
-                services.bus,
-                topology.EVIDENCE.name,
-                f"verifier-evidence-{index}",
-                self._evidence,
-                filters=[subjects.evidence_partition(index)],
-                batch=EVIDENCE_BATCH,
-                max_ack_pending=EVIDENCE_UNSETTLED,
-                ack_wait_s=ACK_WAIT_S,
-            ),
-            Consumer(
-                services.bus,
-                topology.COMMANDS.name,
-                f"verifier-commands-{index}",
-                self._command,
-                filters=[subjects.command_partition(index)],
-                batch=COMMAND_BATCH,
-                max_ack_pending=1,
-                ack_wait_s=ACK_WAIT_S,
-            ),
+        self.intake = Intake(
+            services.bus,
+            index,
+            evidence=self._evidence,
+            command=self._command,
+            owned=lambda: self.owned,
+            given_back=self._assembly.drain,
         )
-        self._settling = Settling(self._consumers[0].fail)
+        self._settling = Settling(self.intake.evidence.fail)
 
     @property
     def is_open(self) -> bool:
@@ -138,7 +115,7 @@ class Partition:
     @property
     def behind(self) -> bool:
         """Whether news have come that are not dealt with yet."""
-        return self._consumers[0].behind
+        return self.intake.evidence.behind
 
     def load(self) -> int:
         """Return the attestations that its agents are due in a thousand seconds."""
@@ -190,21 +167,13 @@ class Partition:
             self._roster[attester.token] = attester
             await self._desk.check_lapse(attester)
             self.scheduler.start(attester, within)
-        await self._consume()
-
-    async def consume_anew(self) -> None:
-        """Have what was delivered over a connection that is gone delivered again, in order."""
-        async with self._consuming:
-            if self._open:
-                await self._stop_consuming()
-                await self._consume()
+        await self.intake.start()
 
     async def close(self) -> None:
         """Stop, leaving what is not acknowledged to the next owner."""
-        async with self._consuming:
-            await self._stop_consuming()
-            await self._settling.stop()
-            self._open = False
+        await self.intake.stop()
+        await self._settling.stop()
+        self._open = False
         self.journal.snapshots.end(self)
         for attester in self.attesters.values():
             self.scheduler.stop(attester)
@@ -238,23 +207,6 @@ class Partition:
         """Return whether the policy of ``event``, or a later version of it, is on the record."""
         last = await record.last_event(self.bus, event.kind, event.agent_id)
         return last is not None and _version(last) >= _version(event)
-
-    async def _consume(self) -> None:
-        evidence, command = self._consumers
-        self._delivered_before = await take_over(self.bus, evidence.stream, evidence.name)
-        await take_over(self.bus, command.stream, command.name)
-        for consumer in self._consumers:
-            await consumer.start()
-
-    async def _stop_consuming(self) -> None:
-        for consumer in self._consumers:
-            await consumer.stop()
-        for delivery in self._assembly.drain():
-            await delivery.retry(0)
-
-    def _again(self, delivery: Delivery) -> bool:
-        """Return whether this or another worker may have dealt with ``delivery`` before."""
-        return delivery.deliveries > 1 or delivery.sequence <= self._delivered_before
 
     async def _load(self, snapshot: Snapshot, before: int) -> list[Attester]:
         rows = {row.agent_id: row for row in snapshot.rows}
@@ -351,11 +303,11 @@ class Partition:
                 return DEFERRED
             case Evidence(parts=0):
                 if not self._desk.routine(attester, message, delivery.at):
-                    await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
+                    await self._desk.receive(attester, message, delivery.at, again=self.intake.again(delivery))
                 return None
             case Evidence() if self._desk.is_stale(attester, message, delivery.at):
                 # Its parts will find no quote, and are given up soon.
-                await self._desk.receive(attester, message, delivery.at, again=self._again(delivery))
+                await self._desk.receive(attester, message, delivery.at, again=self.intake.again(delivery))
                 return None
             case Evidence() | EvidencePart():
                 await self._collect(attester, message, delivery)
@@ -381,7 +333,7 @@ class Partition:
             await given_up.ack()
 
     def _settle(self, attester: Attester, whole: Whole, last: Delivery) -> None:
-        again = self._again(last)
+        again = self.intake.again(last)
         work = self._desk.receive(attester, whole.evidence, whole.deliveries[0].at, again=again)
         self._settling.begin(attester.agent_id, work, whole.deliveries, last)
 

@@ -225,7 +225,8 @@ class Worker:
             self._returned.clear()
             try:
                 await prepare(self._bus)
-                await asyncio.gather(*(partition.consume_anew() for partition in list(self._partitions.values())))
+                for partition in self._partitions.values():
+                    partition.intake.doubt()
             except AttestreamError as error:
                 log.warning("the bus is not whole yet: %s", error.message)
                 self._returned.set()

@@ -7,7 +7,6 @@ import datetime as dt
 import ipaddress
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,30 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestream.bus.connection import BusSettings, connect
 from attestream.bus.encryption import Encryption
-from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
-from attestream.errors import BusError, FencedError
+from attestream.errors import FencedError
+from devtools.bare_cluster import bare_cluster, replicated
 from schemas import subjects
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
-    ports = free_ports(3)
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
-    servers = [
-        NatsServer(
-            tmp_path / str(i), name=f"n{i}", extra=f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
-        )
-        for i, port in enumerate(ports)
-    ]
+    servers = bare_cluster(tmp_path)
     for server in servers:
         server.start()
     yield servers
@@ -53,14 +37,7 @@ async def test_guarded_writers_on_replicated_streams(cluster):
     """On several replicas the server refuses guarded writes that overlap, owner or not (error 10164): these are repeated.
     Those of an ex-owner are fenced. A server that dies costs an election, not a message."""
     bus = await connect(BusSettings(urls=[server.url for server in cluster], reconnect_spread_s=0.1))
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await ensure_topology(bus, replicas=3)
-                break
-            except BusError:
-                # The servers are still electing the leader that makes streams.
-                await asyncio.sleep(0.2)
+    await replicated(bus)
     fence = subjects.event_fence(1)
     old = await bus.publish_durable(fence, b"old", message_id="f1")
 

@@ -17,7 +17,7 @@ from attestream.errors import MalformedError
     ],
 )
 def test_both_forms_are_read(reply):
-    assert parse_ack_subject(reply) == (2, 345, 1_795_303_800_123)
+    assert parse_ack_subject(reply) == (2, 345, 7, 1_795_303_800_123)
 
 
 @pytest.mark.parametrize("reply", ["", "$JS.ACK", "$JS.ACK.a.b.c.d.e.f.g", "$JS.ACK.S.c.1.2.3.4", "_INBOX.a.b"])

@@ -50,3 +50,25 @@ async def test_a_consumer_that_owes_nothing_is_left_as_it_is(bus, eventually):
     created = (await jetstream.call(bus, "CONSUMER.INFO.EVIDENCE.t"))["created"]
     assert await take_over(bus, "EVIDENCE", "t") == seen[-1]
     assert (await jetstream.call(bus, "CONSUMER.INFO.EVIDENCE.t"))["created"] == created
+
+
+async def test_a_stalled_users_pulls_get_nothing_after_a_takeover(bus, eventually, consumer_info):
+    stalled, seen = [], []
+
+    async def first_owner(delivery):
+        stalled.append(delivery.data)
+
+    async def second_owner(delivery):
+        seen.append(delivery.data)
+
+    first = Consumer(bus, "EVIDENCE", "t", first_owner, filters=FILTERS)
+    await first.start()
+    async with asyncio.timeout(10):
+        while not (await consumer_info("EVIDENCE", "t"))["num_waiting"]:
+            await asyncio.sleep(0.01)
+    first._stopping = True  # it can not do anything about what follows
+    await take_over(bus, "EVIDENCE", "t")
+    async with Consumer(bus, "EVIDENCE", "t", second_owner, filters=FILTERS):
+        await bus.publish_durable(subjects.evidence("a"), b"0", message_id="0")
+        await eventually(lambda: seen)
+    assert stalled == []
