@@ -18,7 +18,8 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,18 +174,27 @@ async def main(place: Installation, url: str, count: int, ak: str) -> None:
     """Simulate ``count`` agents on the bus at ``url``."""
     allow_files(count)
     agents = make_agents(count, ak)
-    registrar = await connect(BusSettings(urls=[url], name="fleet", credentials=place.credentials(Role.REGISTRAR)))
-    await trusted(place.root_public, signing_key=place.service_key(Role.REGISTRAR)).start(registrar)
-    await SoftFleet(registrar, agents).serve_identities()
-    identities = agent_identities(place, [agent.agent_id for agent in agents], lifetime_s=_IDENTITY_S)
-    fleet = Simulator(url, list(zip(agents, identities, strict=True)))
-    await fleet.enter()
-    while fleet.connected < count or fleet.unconfirmed:
-        await asyncio.sleep(_LOOK_S)
-    tell(ready=count)
-    await obey(fleet)
-    fleet.leave()
-    await registrar.close()
+    async with registrar(place, url, agents):
+        identities = agent_identities(place, [agent.agent_id for agent in agents], lifetime_s=_IDENTITY_S)
+        fleet = Simulator(url, list(zip(agents, identities, strict=True)))
+        await fleet.enter()
+        while fleet.connected < count or fleet.unconfirmed:
+            await asyncio.sleep(_LOOK_S)
+        tell(ready=count)
+        await obey(fleet)
+        fleet.leave()
+
+
+@asynccontextmanager
+async def registrar(place: Installation, url: str, agents: Sequence[SoftAgent]) -> AsyncIterator[None]:
+    """Answer who ``agents`` are, as the registrar does once they have enrolled."""
+    bus = await connect(BusSettings(urls=[url], name="registrar", credentials=place.credentials(Role.REGISTRAR)))
+    try:
+        await trusted(place.root_public, signing_key=place.service_key(Role.REGISTRAR)).start(bus)
+        await SoftFleet(bus, agents).serve_identities()
+        yield
+    finally:
+        await bus.close()
 
 
 def allow_files(connections: int) -> None:

@@ -6,40 +6,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from attestream.bus.connection import BusSettings, connect
 from attestream.bus.stored import get_batch
-from attestream.bus.topology import ensure_topology
-from attestream.client import Client, new_command_id, trusted
 from attestream.clock import unix_ms
-from attestream.credentials.document import Credentials
-from attestream.credentials.nkey import Kind, NKey
-from attestream.credentials.token import role_tag, user_token
-from attestream.embedded.nats import NatsServer
-from attestream.installation.bus_keys import load_seed, load_token
-from attestream.installation.live import publish_roster
-from attestream.installation.places import Installation
-from bench.fleet import make_agents
+from attestream.errors import BusError
+from bench.fleet import allow_files, make_agents, registrar
 from bench.machine import cpu_seconds, unique_bytes
 from bench.report import Figure, Report, against
-from bench.stack import BenchError, Program, until
+from bench.stack import POLICY, Stack, stack, until
 from devtools.crowd import Crowd
 from devtools.pool import allowing
-from devtools.secure_bus import secure_installation, secure_server
-from devtools.soft_agent import SoftAgent
-from devtools.soft_fleet import SoftFleet
+from devtools.secure_bus import agent_identities
 from schemas import subjects, topology
-from schemas.commands import AddAgent, AgentStatus, AgentStatusPage, Attestation
-from schemas.enrolment import AgentsQuery
+from schemas.commands import Attestation
 from schemas.events import EventKind, Standing
-from schemas.roles import Role
 
 AGENTS: Final = 10_000
 INTERVAL_MS: Final = 30_000
@@ -47,8 +29,6 @@ LEASE_MS: Final = 90_000
 SPREAD_S: Final = 5.0
 """Width of the random delay before an agent comes back, ``[bus] reconnect_spread_s``."""
 
-_ADDING: Final = 128
-_PAGE: Final = 500
 _SETTLE_S: Final = 3.0
 _PATIENCE_S: Final = 180.0
 _AK: Final = "p256"
@@ -73,120 +53,19 @@ class Found(NamedTuple):
     refusals: int
 
 
-class Site:
-    """A secure installation with a bus and a verifier; the registrar's answers come from this process."""
-
-    def __init__(self, directory: Path) -> None:
-        self.place: Installation = secure_installation(directory)
-        self.server: NatsServer = secure_server(self.place)
-        self.client: Client
-        self._fleet: SoftFleet
-        self._verifier: Program
-
-    async def start(self, agents: Sequence[SoftAgent]) -> None:
-        """Start the parts."""
-        self.server.start()
-        provisioner = await connect(self._settings(Role.PROVISIONER))
-        await ensure_topology(provisioner)
-        await provisioner.close()
-        await publish_roster(self.place, [self.server.url])
-        registrar = await connect(self._settings(Role.REGISTRAR))
-        await trusted(self.place.root_public, signing_key=self.place.service_key(Role.REGISTRAR)).start(registrar)
-        self._fleet = SoftFleet(registrar, agents)
-        await self._fleet.serve_identities()
-        mine = self.place.operator("admin")
-        bus = await connect(BusSettings(urls=[self.server.url], credentials=mine / "bus.creds"))
-        await trusted(self.place.root_public, signing_key=mine / "signing.pem").start(bus)
-        self.client = Client(bus)
-        environment = {
-            "ATTESTREAM_BUS_URLS": self.server.url,
-            "ATTESTREAM_LOG_LEVEL": "warning",
-            "ATTESTREAM_VERIFIER_WORKER_ID": "worker",
-            # Agents are added one after another in each partition, and each addition waits for its row.
-            "ATTESTREAM_VERIFIER_FLUSH_MS": "20",
-        }
-        arguments = ["services.verifier", "--config", str(self.place.config_file)]
-        self._verifier = Program("worker", arguments, self.place.directory / "worker.log", environment)
-
-    async def policy(self) -> None:
-        """Publish the policy of the boot aggregate alone, once the verifier is there."""
-
-        async def there() -> bool:
-            return bool(await self.client.workers())
-
-        await until(there, "the verifier is there", pause_s=0.2)
-        await self.client.push_policy("base", json.dumps(allowing("boot_aggregate")).encode())
-
-    async def add(self, names: Sequence[str]) -> float:
-        """Put agents under attestation; return how many a second that made."""
-        began, left = time.monotonic(), iter(names)
-
-        async def one_after_another() -> None:
-            attestation = Attestation(policy="base", interval_ms=INTERVAL_MS, lease_ms=LEASE_MS)
-            for name in left:
-                command = AddAgent(command_id=new_command_id(), agent_id=name, attestation=attestation)
-                await self.client.command(command, timeout_s=_PATIENCE_S)
-
-        await asyncio.gather(*(one_after_another() for _ in range(_ADDING)))
-        return len(names) / (time.monotonic() - began)
-
-    async def statuses(self) -> list[AgentStatus]:
-        """Return the status of every agent."""
-        found: list[AgentStatus] = []
-        more = True
-        while more:
-            query = AgentsQuery(after=found[-1].agent_id if found else "", limit=_PAGE)
-            page = await self.client.bus.request(subjects.QUERY_VERIFIER_AGENTS, query, AgentStatusPage, timeout_s=30)
-            found += page.agents
-            more = page.more
-        return found
-
-    async def trusted(self, agents: int, since_ms: int) -> bool:
-        """Tell whether ``agents`` agents are trusted and were attested since then."""
-        good = [one for one in await self.statuses() if one.standing is Standing.TRUSTED and one.last_at >= since_ms]
-        return len(good) == agents
-
-    async def lapses(self) -> int:
-        """Return how often an agent became unreachable or its result lapsed."""
-        total = 0
-        for kind in (EventKind.UNREACHABLE, EventKind.LAPSED):
-            start = 1
-            while True:
-                request = {"seq": start, "batch": 500, "next_by_subj": subjects.events_of_kind(kind)}
-                found = (await get_batch(self.client.bus, topology.EVENTS.name, request)).messages
-                if not found:
-                    break
-                total += len(found)
-                start = found[-1].sequence + 1
-        return total
-
-    async def close(self) -> None:
-        """End everything."""
-        await self.client.close()
-        await self._fleet._bus.close()
-        self._verifier.stop()
-        self.server.kill()
-
-    def log(self) -> str:
-        """Return the end of the verifier's log."""
-        return self._verifier.tail()
-
-    def _settings(self, role: Role) -> BusSettings:
-        return BusSettings(urls=[self.server.url], credentials=self.place.credentials(role))
-
-
-@asynccontextmanager
-async def _site(agents: Sequence[SoftAgent]) -> AsyncIterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="attestream-bench-") as name:
-        site = Site(Path(name))
-        await site.start(agents)
-        try:
-            yield site
-        except BenchError:
-            print(site.log())
-            raise
-        finally:
-            await site.close()
+async def lapses(parts: Stack) -> int:
+    """Return how often an agent became unreachable or its result lapsed."""
+    total = 0
+    for kind in (EventKind.UNREACHABLE, EventKind.LAPSED):
+        start = 1
+        while True:
+            request = {"seq": start, "batch": 500, "next_by_subj": subjects.events_of_kind(kind)}
+            found = (await get_batch(parts.client.bus, topology.EVENTS.name, request)).messages
+            if not found:
+                break
+            total += len(found)
+            start = found[-1].sequence + 1
+    return total
 
 
 async def measure(count: int = AGENTS) -> Found:
@@ -194,41 +73,45 @@ async def measure(count: int = AGENTS) -> Found:
 
     :raises BenchError: they do not become trusted, or do not come back.
     """
-    _raise_limit(count + 1_000)
+    allow_files(count)
     agents = make_agents(count, _AK)
-    async with _site(agents) as site:
-        identities = _identities(site.place, [agent.agent_id for agent in agents])
-        crowd = Crowd(site.server.url, list(zip(agents, identities, strict=True)), spread_s=SPREAD_S)
+    # Agents are added one after another in each partition, and each addition waits for its row.
+    async with stack(flush_ms="20") as parts, registrar(parts.place, parts.server.url, agents):
+        parts.worker("worker")
+        identities = agent_identities(parts.place, [agent.agent_id for agent in agents])
+        crowd = Crowd(parts.server.url, list(zip(agents, identities, strict=True)), spread_s=SPREAD_S)
         try:
-            return await _measured(site, crowd, count)
+            return await _measured(parts, crowd, count)
         finally:
             crowd.leave()
 
 
-async def _measured(site: Site, crowd: Crowd, count: int) -> Found:
-    await site.policy()
-    before = _server_bytes(site)
+async def _measured(parts: Stack, crowd: Crowd, count: int) -> Found:
+    await parts.reading("worker")
+    await parts.client.push_policy(POLICY, json.dumps(allowing("boot_aggregate")).encode())
+    before = _server_bytes(parts)
     began = time.monotonic()
     await crowd.enter()
     await until(lambda: crowd.connected == count, "everybody is connected", pause_s=0.01, timeout_s=_PATIENCE_S)
     connecting = count / (time.monotonic() - began)
     await until(lambda: not crowd.unconfirmed, "every hello is confirmed", pause_s=0.05, timeout_s=_PATIENCE_S)
     await asyncio.sleep(_SETTLE_S)
-    per_agent = (_server_bytes(site) - before) / count
-    adding = await site.add([member.agent.agent_id for member in crowd.members])
-    await _until_trusted(site, count, 0)
-    lapses = await site.lapses()
+    per_agent = (_server_bytes(parts) - before) / count
+    attestation = Attestation(policy=POLICY, interval_ms=INTERVAL_MS, lease_ms=LEASE_MS)
+    adding = await parts.add([member.agent.agent_id for member in crowd.members], attestation)
+    await _until_trusted(parts, count, 0)
+    before_it = await lapses(parts)
     crowd.complaints.clear()
 
     ended, ended_ms = time.monotonic(), unix_ms()
-    site.server.kill()
-    site.server.start()
+    parts.server.kill()
+    parts.server.start()
     await until(lambda: crowd.connected < count, "the connections end", pause_s=0.01)
     await until(lambda: crowd.connected == count, "everybody is back", pause_s=0.01, timeout_s=_PATIENCE_S)
     connected = time.monotonic() - ended
-    await _until_trusted(site, count, ended_ms)
+    await _until_trusted(parts, count, ended_ms)
     recovery = time.monotonic() - ended
-    assert site.server.pid is not None
+    assert parts.server.pid is not None
     return Found(
         agents=count,
         server_bytes=per_agent,
@@ -236,55 +119,27 @@ async def _measured(site: Site, crowd: Crowd, count: int) -> Found:
         adding_per_s=adding,
         connected_s=connected,
         recovery_s=recovery,
-        lapses=await site.lapses() - lapses,
-        server_cpu_s=cpu_seconds(site.server.pid),
+        lapses=await lapses(parts) - before_it,
+        server_cpu_s=cpu_seconds(parts.server.pid),
         refusals=sum(crowd.complaints.values()),
     )
 
 
-async def _until_trusted(site: Site, count: int, since_ms: int) -> None:
+async def _until_trusted(parts: Stack, count: int, since_ms: int) -> None:
     async def done() -> bool:
         try:
-            return await site.trusted(count, since_ms)
-        except Exception:
-            # The verifier may be on its way back as well.
+            statuses = await parts.statuses()
+        except BusError:  # the verifier may be on its way back as well
             return False
+        good = [one for one in statuses if one.standing is Standing.TRUSTED and one.last_at >= since_ms]
+        return len(good) == count
 
     await until(done, f"{count} agents are trusted", pause_s=0.5, timeout_s=_PATIENCE_S)
 
 
-def _identities(place: Installation, names: Sequence[str]) -> list[Credentials]:
-    """Return what a registrar would issue after enrolment."""
-    issuer = load_seed(place.issuer(Role.AGENT), Kind.ACCOUNT, "the agents' issuer")
-    account = load_token(place.account_token(Role.AGENT)).subject
-    now = int(time.time())
-    made = []
-    for name in names:
-        key = NKey.generate(Kind.USER)
-        token = user_token(
-            issuer,
-            key.public,
-            subjects.token(name),
-            account=account,
-            now=now,
-            expires_at=now + 3600,
-            tags=[role_tag(Role.AGENT)],
-        )
-        made.append(Credentials(token, key))
-    return made
-
-
-def _server_bytes(site: Site) -> int:
-    assert site.server.pid is not None
-    return unique_bytes(site.server.pid)
-
-
-def _raise_limit(files: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < files:
-        raise BenchError(f"this needs {files} open files, and the limit is {hard} (ulimit -n)")
-    if soft < files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+def _server_bytes(parts: Stack) -> int:
+    assert parts.server.pid is not None
+    return unique_bytes(parts.server.pid)
 
 
 async def report_storm(report: Report) -> None:
