@@ -155,6 +155,13 @@ class BusError(AttestreamError):
     remedy = "Check that the bus is running and that its address is right (`--url`)."
 
 
+class StaleRosterError(BusError):
+    """It is not known any more whose signature counts: the bus does not show a roster that a registrar vouches for."""
+
+    code = "roster-stale"
+    remedy = "See that a registrar runs and that its clock is right; if so, somebody keeps the newest roster back."
+
+
 class TimedOutError(BusError):
     """Nobody answered in time."""
 

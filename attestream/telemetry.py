@@ -47,6 +47,11 @@ BUS_IDENTITIES: Final = Metric(
     "{identity}",
     "Agents' identities on the bus; attribute `outcome`: `issued`, `renewed`, `refused` or `revoked`.",
 )
+BUS_SURPLUS: Final = Metric(
+    "attestream.bus.surplus_connections",
+    "{connection}",
+    "Connections that were closed because their identity had too many; attribute `role`.",
+)
 BUS_REVOCATION_TIME: Final = Metric(
     "attestream.bus.revocation.time",
     "s",
@@ -71,6 +76,9 @@ REJECTED: Final = Metric(
     "{message}",
     "Messages that were not believed: not signed, or not by whoever may say this; attribute `what`.",
 )
+ROSTER_AGE: Final = Metric(
+    "attestream.roster.age", "s", "For how long no registrar has said that the roster of keys is the newest."
+)
 BUS_VIOLATIONS: Final = Metric(
     "attestream.bus.violations",
     "{refusal}",
@@ -88,6 +96,7 @@ METRICS: Final = (
     LATENESS,
     ENROLMENTS,
     BUS_IDENTITIES,
+    BUS_SURPLUS,
     BUS_REVOCATION_TIME,
     REVOCATIONS,
     DELIVERIES,
@@ -96,6 +105,7 @@ METRICS: Final = (
     ARCHIVE_DROPPED,
     DEAD_LETTERS,
     REJECTED,
+    ROSTER_AGE,
     BUS_VIOLATIONS,
     DATABASE_FAILURES,
     RESTARTS,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
 from attestream.bus.trust import Trust
 from attestream.clock import unix_ms
 from attestream.signing import Signer, TrustedKeys
+from attestream.trust import publication
 from attestream.trust import roster as rosters
-from schemas import topology
+from schemas import subjects, topology
 from schemas.base import encode
 from schemas.roles import Role
 
@@ -46,14 +47,23 @@ class RosterKeys:
         """The roster as it is stored."""
         return encode(rosters.sign(self.roster, self.root))
 
-    async def publish(self, bus: Bus) -> None:
-        """Put the roster on the bus, as whoever has the right to."""
-        await keyvalue.put(bus, topology.CLUSTER.name, topology.KEY_ROSTER, self.signed, expected=None)
+    async def publish(self, bus: Bus, *, vouched_by: str = "", at: int = 0) -> None:
+        """Put the roster on the bus, as whoever has the right to. A holder who is named says that it was the newest ``at`` a
+        time (Unix ms)."""
+        key, data = topology.KEY_ROSTER, self.signed
+        subject = f"$KV.{topology.CLUSTER.name}.{key}"
+        headers = {}
+        if vouched_by:
+            headers[subjects.HEADER_SIGNATURE] = publication.sign(self.signers[vouched_by], subject, data, at)
+        await bus.publish_durable(subject, data, message_id=secrets.token_hex(8), headers=headers)
 
-    def trust(self, name: str = "", roster_file: Path | None = None, clock: Callable[[], int] = unix_ms) -> Trust:
+    def trust(
+        self, name: str = "", roster_file: Path | None = None, clock: Callable[[], int] = unix_ms, max_age_ms: int = 0
+    ) -> Trust:
         """Return the trust of the holder ``name``, or of somebody who only reads; it signs with the times of ``clock``."""
         roots = TrustedKeys.from_pems([self.root.public_pem])
-        return Trust(roots, self.signers[name] if name else None, roster_file=roster_file, clock=clock)
+        signer = self.signers[name] if name else None
+        return Trust(roots, signer, roster_file=roster_file, max_age_ms=max_age_ms, clock=clock)
 
     def add(self, name: str, role: Role) -> Signer:
         """Add a holder and return the key."""

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from attestream.clock import unix_ms
-from attestream.errors import MalformedError, RefusedError, TimedOutError
+from attestream.errors import AttestreamError, MalformedError, TimedOutError
 from schemas import subjects
 from schemas.base import SchemaError, decode
 from schemas.commands import Command, Outcome, about
@@ -107,7 +107,7 @@ class Commander:
         try:
             await self._bus.trust.author(self._inbox, message.data, message.headers, unix_ms(), (Role.VERIFIER,))
             outcome = decode(message.data, Outcome)
-        except (RefusedError, SchemaError) as error:
+        except (AttestreamError, SchemaError) as error:
             _log.error("an outcome is not believed: %s", error)
             return
         future = self._waiting.get(outcome.command_id)

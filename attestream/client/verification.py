@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
+from attestream.config import ROSTER_MAX_AGE_S
 from attestream.errors import MalformedError, SignatureError
 from schemas.base import Decoder, SchemaError
 from schemas.events import Revocation, Signed
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 _SIGNED: Final = Decoder[Signed](Signed)
 
 
-def trusted(*root_keys: Path | str, signing_key: Path | str | None = None, roster_file: Path | None = None) -> Trust:
+def trusted(
+    *root_keys: Path | str,
+    signing_key: Path | str | None = None,
+    roster_file: Path | None = None,
+    roster_max_age_s: int = ROSTER_MAX_AGE_S,
+) -> Trust:
     """Return whom to believe: whoever the roster names that one of the root keys (PEM files) has signed.
 
     ``signing_key`` is the PEM file of one's own private key, for commands. ``roster_file`` keeps the newest roster.
+    ``roster_max_age_s`` is for how many seconds it counts after a registrar has last vouched for it; 0: for ever. From then
+    on everything but revocations is refused (:class:`attestream.errors.StaleRosterError`).
 
     :raises ConfigError: a key can not be read.
     """
@@ -33,7 +41,8 @@ def trusted(*root_keys: Path | str, signing_key: Path | str | None = None, roste
     from attestream.signing import Signer
 
     signer = Signer.load(signing_key) if signing_key is not None else None
-    return Trust(read_roots([Path(path) for path in root_keys]), signer, roster_file=roster_file)
+    roots = read_roots([Path(path) for path in root_keys])
+    return Trust(roots, signer, roster_file=roster_file, max_age_ms=roster_max_age_s * 1000)
 
 
 def unverified() -> Trust:

@@ -2,6 +2,7 @@
 
 from attestream.config.loading import CONFIG_VARIABLE, FILE_NAME, MAX_FILE_BYTES, load, path_from
 from attestream.config.sections import (
+    ROSTER_MAX_AGE_S,
     AgentConfig,
     BusConfig,
     Config,
@@ -20,6 +21,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "FILE_NAME",
     "MAX_FILE_BYTES",
+    "ROSTER_MAX_AGE_S",
     "AgentConfig",
     "BusConfig",
     "Config",

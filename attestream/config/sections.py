@@ -23,6 +23,9 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
 
+ROSTER_MAX_AGE_S = 3_600
+"""Seconds for which a roster counts by default after a registrar has last vouched for it."""
+
 
 class DatabaseUrl(str):
     """``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/NAME`` or ``mariadb://USER:PASSWORD@HOST/NAME``."""
@@ -84,6 +87,9 @@ class TrustConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True
     """Where the newest roster that was seen is kept, so that an older one is refused after a restart too; no default."""
     installation: str = ""
     """Id that the roster must have; empty (default): whichever installation the root keys have signed."""
+    roster_max_age_s: Annotated[int, Meta(ge=0, le=31_536_000)] = ROSTER_MAX_AGE_S
+    """Seconds for which the roster counts after a registrar has last said that it is the newest; from then on nobody is
+    believed except about revocations. From 600, or 0 for ever; default 3600."""
     unsigned: bool = False
     """Whether nothing is signed and nothing checked, so that whoever reaches the bus is believed; only for tests; default
     false."""

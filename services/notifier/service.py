@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
 from attestream.bus.topology import prepare
@@ -32,7 +34,8 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
     signer = Signer.load(config.notifier.signing_key_file)
-    trust = configured(config.trust, config.notifier.signing_key_file)
+    # Revoking takes trust away: it goes on however long no registrar has vouched for the roster.
+    trust = configured(msgspec.structs.replace(config.trust, roster_max_age_s=0), config.notifier.signing_key_file)
     bus = await connect(config.bus.settings("notifier"))
     try:
         await prepare(bus, sizes=config.limits.sizes())

@@ -1,4 +1,4 @@
-"""The roster of keys: handed in by an admin, published, and each change of it put on the record.
+"""The roster of keys: handed in by an admin, published, vouched for, and each change of it put on the record.
 
 What is on the record is compared with the roster itself, whoever has written that: nothing that counts stays unrecorded.
 """
@@ -10,16 +10,20 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.bus import keyvalue
 from attestream.bus.connection import Bus
 from attestream.bus.serving import Endpoint
 from attestream.bus.stored import last_messages
+from attestream.clock import unix_ms
 from attestream.database import transaction
-from attestream.errors import AttestreamError, RefusedError, SupersededError
+from attestream.database.statements import insert_missing
+from attestream.errors import AttestreamError, FencedError, RefusedError, StaleRosterError, SupersededError
 from attestream.trust import roster as rosters
 from attestream.trust.authority import CHANGE_ROSTER
+from attestream.trust.freshness import VOUCH_S
 from attestream.trust.keyring import ANYBODY, Author
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError, encode
@@ -28,9 +32,12 @@ from schemas.events import Event, EventKind, Signed
 from schemas.roles import Role
 from schemas.trust import RosterKey
 from services.registrar import outbox
+from services.registrar.tables import roster as roster_table
 
 LOOK_S: Final = 1.0
 """Seconds between two looks whether the roster is another one."""
+
+_ATTEMPTS: Final = 5
 
 _ADDED: Final = (EventKind.KEY_ADDED, EventKind.OPERATOR_ADDED)
 _REVOKED: Final = (EventKind.KEY_REVOKED, EventKind.OPERATOR_REVOKED)
@@ -69,34 +76,78 @@ class RosterKeeper:
                     f"the roster has version {trust.keyring.version} already",
                     remedy="Make the change again on the newest one.",
                 )
+            # From here on no registrar vouches for an older one.
+            await self._agree()
             await self._reconcile(author)
             await self.publish()
         return Done()
 
     async def publish(self) -> None:
-        """Put the newest roster that is known here on the bus, unless it is there.
+        """Put the newest roster on the bus, with this registrar's word that it is that, unless one's word is there already.
 
+        :raises StaleRosterError: another registrar has seen a newer one, which the bus does not show.
         :raises BusError: the bus does not take it.
+        :raises FencedError: others have written it all the time.
         """
-        data = self._bus.trust.roster_bytes
-        there = await keyvalue.get(self._bus, topology.CLUSTER.name, topology.KEY_ROSTER)
-        if data and (there is None or there.value != data):
-            revision = there.revision if there is not None else 0
-            await keyvalue.put(self._bus, topology.CLUSTER.name, topology.KEY_ROSTER, data, expected=revision)
+        bucket, key = topology.CLUSTER.name, topology.KEY_ROSTER
+        for attempt in range(_ATTEMPTS):
+            there = await keyvalue.get(self._bus, bucket, key)
+            if there is not None and self._is_vouched(there):
+                return
+            await self._agree()
+            data, revision = self._bus.trust.roster_bytes, there.revision if there is not None else 0
+            try:
+                await keyvalue.put(self._bus, bucket, key, data, expected=revision, sign=True)
+            except FencedError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _is_vouched(self, there: keyvalue.Entry) -> bool:
+        """Take the roster in ``there`` if it is newer, and return whether a registrar has vouched for it of late."""
+        trust = self._bus.trust
+        try:
+            trust.take(there.value)
+        except AttestreamError as error:
+            _log.error("the roster on the bus is not believed, and replaced: %s", error.message)
+        return there.value == trust.roster_bytes and unix_ms() - trust.vouched_at(there) < VOUCH_S * 1000
+
+    async def _agree(self) -> None:
+        """Note which roster is the newest where all registrars look.
+
+        :raises StaleRosterError: another registrar has seen a newer one.
+        """
+        keyring = self._bus.trust.keyring
+        row = {"installation": keyring.installation, "version": keyring.version}
+        this = roster_table.c.installation == keyring.installation
+        async with transaction(self._engine) as connection:
+            await connection.execute(insert_missing(connection.dialect.name, roster_table, row, key="installation"))
+            newest = (await connection.execute(select(roster_table.c.version).where(this).with_for_update())).scalar_one()
+            if newest < keyring.version:
+                await connection.execute(update(roster_table).where(this).values(version=keyring.version))
+        if newest > keyring.version:
+            raise StaleRosterError(
+                f"another registrar has seen roster {newest}, and the bus shows this one no newer than {keyring.version}"
+            )
 
     async def run(self) -> None:
-        """Put every change of the roster on the record, for ever; and the roster back on a bus that has lost it."""
-        known = -1
+        """Put every change of the roster on the record, vouch for the newest, and put it back on a bus that has lost it; for
+        ever."""
+        known, vouched = -1, 0
         while True:
             try:
-                version = self._bus.trust.keyring.version
-                if version != known:
+                version, now = self._bus.trust.keyring.version, unix_ms()
+                if version != known or abs(now - vouched) >= VOUCH_S * 1000:
                     async with self._lock:
                         await self.publish()
-                        await self._reconcile(ANYBODY)
-                    known = version
+                        if version != known:
+                            await self._reconcile(ANYBODY)
+                    known, vouched = version, now
+            except StaleRosterError as error:
+                _log.error("this registrar does not vouch for the roster: %s", error.message)
             except AttestreamError as error:
-                _log.warning("changes of the roster are not recorded yet: %s", error.message)
+                _log.warning("the roster is not published or recorded yet: %s", error.message)
             await asyncio.sleep(LOOK_S)
 
     async def _reconcile(self, author: Author) -> None:

@@ -82,6 +82,14 @@ standing: Final = Table(
     Column("reason", String, nullable=False),
 )
 
+roster: Final = Table(
+    "registrar_roster",
+    _METADATA,
+    # The newest version that any registrar has seen: one that the bus keeps it from must not vouch for an older one.
+    Column("installation", String, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+
 account: Final = Table(
     "registrar_bus_account",
     _METADATA,

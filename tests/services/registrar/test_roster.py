@@ -7,7 +7,8 @@ import pytest
 from attestream.bus import keyvalue, stored
 from attestream.clock import unix_ms
 from attestream.config import LimitsConfig
-from attestream.errors import ForbiddenError, SignatureError, SupersededError
+from attestream.database import open_engine
+from attestream.errors import ForbiddenError, SignatureError, StaleRosterError, SupersededError
 from attestream.trust import roster as rosters
 from devtools.pool import eventually
 from devtools.roster_keys import RosterKeys
@@ -16,6 +17,7 @@ from schemas.base import decode, encode
 from schemas.enrolment import AgentQuery, DeleteIdentity, Done, Identity
 from schemas.events import Event, EventKind
 from schemas.roles import Role
+from services.registrar.roster import RosterKeeper
 from services.registrar.service import serving
 
 KINDS = (
@@ -188,3 +190,35 @@ async def test_a_kept_request_does_not_end_an_enrolment_that_was_made_since(bus,
     reply = await bus.nc.request(subjects.REGISTRAR_DELETE, encode(request), headers=headers)
     assert b"superseded" in reply.data
     assert (await registrar.identity(AgentQuery(agent_id="web-1"))).agent_id == "web-1"
+
+
+async def test_a_registrar_vouches_for_the_roster_as_soon_as_it_runs(bus, registrar, keys):
+    reader = keys.trust()
+    reader.take(keys.signed)
+
+    async def vouched():
+        entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+        return reader.vouched_at(entry)
+
+    assert abs(await eventually(vouched) - unix_ms()) < 60_000
+
+
+async def test_a_registrar_from_which_the_bus_keeps_the_newest_roster_does_not_vouch_for_an_older_one(
+    bus, as_holder, config, keys
+):
+    """Else a broker that keeps it from one of two registrars would freeze it for everybody, by the word of that one."""
+    old = keys.signed
+    async with serving(await as_holder("registrar"), config, limits=LimitsConfig()):
+        keys.revoke("olga")
+        assert await hand_in(await as_holder("alice"), keys) == Done()
+    await keyvalue.put(bus, topology.CLUSTER.name, topology.KEY_ROSTER, old, expected=None)
+    other = await as_holder("registrar")
+    engine = open_engine(config.database_url)
+    keeper = RosterKeeper(other, engine, unix_ms, lambda: None)
+    try:
+        with pytest.raises(StaleRosterError, match="another registrar"):
+            await keeper.publish()
+    finally:
+        await engine.dispose()
+    entry = await keyvalue.get(bus, topology.CLUSTER.name, topology.KEY_ROSTER)
+    assert subjects.HEADER_SIGNATURE not in entry.headers
