@@ -97,6 +97,11 @@ class Pool:
         """The cluster secret, for tests that forge."""
         return self._secret
 
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that run."""
+        return [worker for worker, _, _ in self._workers.values()]
+
     async def start(self, name: str, clock: Callable[[], int] = unix_ms) -> Worker:
         """Start a worker that reads the time from ``clock``."""
         await migrate(self.engine, "services.verifier.migrations")
