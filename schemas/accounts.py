@@ -21,6 +21,12 @@ HOME: Final = "services"
 GUESTS: Final = tuple(granted.role for granted in GRANTS if granted.role not in SERVICES)
 """Roles with an account of their own, which bears the role's name."""
 
+SERVER_CONNECTIONS: Final = 131_072
+"""Most connections of one server of the bus: more than all guests may have together, so that services always get in."""
+
+_CONNECTIONS: Final = {Role.AGENT: 114_688, Role.ENROLMENT: 8_192}
+_OTHER_CONNECTIONS: Final = 1_024
+
 _BATCHES: Final = "$JS.API.DIRECT.GET."
 
 
@@ -43,6 +49,11 @@ class Shares(Part, frozen=True):
 def account_of(role: Role) -> str:
     """Return the name of the account in which identities of ``role`` live."""
     return str(role) if role in GUESTS else HOME
+
+
+def connections(guest: Role) -> int:
+    """Return how many connections the account of ``guest`` may have, on all servers of the bus together."""
+    return _CONNECTIONS.get(guest, _OTHER_CONNECTIONS)
 
 
 def shares(guest: Role) -> Shares:

@@ -74,6 +74,8 @@ class Grant(Part, kw_only=True, frozen=True):
     """Most subscriptions of one connection; -1: no limit."""
     payload: int = -1
     """Largest message in bytes; -1: the server's limit."""
+    connections: int = -1
+    """Most connections of one identity at a time; beyond them the registrar has the oldest closed. -1: no limit."""
 
 
 def inbox(role: Role, name: str = NAME) -> str:
@@ -166,6 +168,9 @@ _ROSTER: Final = f"{_API}DIRECT.GET.{_CLUSTER}.{_key(topology.CLUSTER, topology.
 """Reading the roster, and no other key: what everybody needs who checks signatures."""
 _LIVE: Final = (subjects.RESULTS, subjects.EVENTS, subjects.REVOKED)
 """What tells a reader that there is something new to read."""
+
+_PROGRAMS: Final = 64
+"""Connections of a person, or of a program that runs several times."""
 
 GRANTS: Final = (
     Grant(
@@ -276,6 +281,7 @@ GRANTS: Final = (
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.GATEWAY)],
+        connections=_PROGRAMS,
     ),
     Grant(
         role=Role.AGENT,
@@ -293,6 +299,8 @@ GRANTS: Final = (
         reply_s=60,
         subscriptions=64,
         payload=1 << 20,
+        # One, and those that a network has cut before the server has noticed it.
+        connections=3,
     ),
     Grant(
         role=Role.ENROLMENT,
@@ -301,6 +309,8 @@ GRANTS: Final = (
         subscribe=_own_inbox(Role.ENROLMENT),
         subscriptions=16,
         payload=1 << 17,
+        # Of all new machines together. Enrolling takes a moment: the oldest are none that somebody needs.
+        connections=8_000,
     ),
     Grant(
         role=Role.ADMIN,
@@ -316,6 +326,7 @@ GRANTS: Final = (
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.ADMIN)],
+        connections=_PROGRAMS,
     ),
     Grant(
         role=Role.POLICY_AUTHOR,
@@ -328,6 +339,7 @@ GRANTS: Final = (
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.POLICY_AUTHOR)],
+        connections=_PROGRAMS,
     ),
     Grant(
         role=Role.OPERATOR,
@@ -341,12 +353,14 @@ GRANTS: Final = (
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.OPERATOR)],
+        connections=_PROGRAMS,
     ),
     Grant(
         role=Role.OBSERVER,
         doc="Hears results and revocations: a SIEM, or a service that relies on agents.",
         publish=[*_read(_RESULTS, _REVOCATIONS), _ROSTER],
         subscribe=[subjects.RESULTS, subjects.REVOKED, *_own_inbox(Role.OBSERVER)],
+        connections=_PROGRAMS,
     ),
     Grant(
         role=Role.AUDITOR,
@@ -357,6 +371,7 @@ GRANTS: Final = (
             _ROSTER,
         ],
         subscribe=[*_LIVE, *_own_inbox(Role.AUDITOR)],
+        connections=_PROGRAMS,
     ),
 )
 """All roles, each with all that it may do."""

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -158,7 +158,12 @@ def role_tag(role: str) -> str:
 
 def role_of(token: Token) -> str:
     """Return the role that the tags of ``token`` name; empty when they name none, or several."""
-    roles = {tag.removeprefix(_ROLE_TAG) for tag in token.tags if tag.startswith(_ROLE_TAG)}
+    return role_in(token.tags)
+
+
+def role_in(tags: Iterable[str]) -> str:
+    """Return the role that ``tags`` name; empty when they name none, or several."""
+    roles = {tag.removeprefix(_ROLE_TAG) for tag in tags if tag.startswith(_ROLE_TAG)}
     return roles.pop() if len(roles) == 1 else ""
 
 

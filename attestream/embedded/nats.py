@@ -13,6 +13,7 @@ from typing import Final
 
 from attestream.embedded.orphan import die_with_parent
 from attestream.errors import BusError
+from schemas.accounts import SERVER_CONNECTIONS
 
 PID_FILE: Final = "nats.pid"
 """Name of the file with the process id of the server, in its store."""
@@ -26,7 +27,7 @@ server_name: "{name}"
 host: "{host}"
 port: {port}
 max_payload: 1MB
-max_connections: 65536
+max_connections: {connections}
 write_deadline: "10s"
 ports_file_dir: "{ports}"
 pid_file: "{pid}"
@@ -105,6 +106,7 @@ class NatsServer:
             name=self.name,
             host=self.host,
             port=self.port,
+            connections=SERVER_CONNECTIONS,
             store=store,
             ports=self.store_dir,
             pid=self.store_dir / PID_FILE,

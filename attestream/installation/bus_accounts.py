@@ -10,7 +10,7 @@ from attestream.credentials.permissions import template
 from attestream.credentials.sharing import exports, imports
 from attestream.credentials.token import account_token, scope, unlimited
 from schemas import topology
-from schemas.accounts import GUESTS, HOME, account_of
+from schemas.accounts import GUESTS, HOME, account_of, connections
 from schemas.roles import GRANTS, Role
 
 _UNLIMITED: Final = -1
@@ -39,6 +39,11 @@ def home_limits() -> dict[str, Any]:
     }
 
 
+def guest_limits(guest: Role) -> dict[str, Any]:
+    """Return what the account of ``guest`` may have."""
+    return {**LIMITS, "conn": connections(guest)}
+
+
 def account_tokens(signing: NKey, issuers: Mapping[Role, NKey], now: int) -> dict[str, str]:
     """Return the tokens of new accounts by :func:`account_of` their roles; ``issuers`` has the issuing key of each role."""
     home = NKey.generate(Kind.ACCOUNT)
@@ -59,7 +64,7 @@ def account_tokens(signing: NKey, issuers: Mapping[Role, NKey], now: int) -> dic
             signing,
             NKey.generate(Kind.ACCOUNT).public,
             account_of(guest),
-            limits=LIMITS,
+            limits=guest_limits(guest),
             signing_keys=[role_scope(guest, issuers[guest].public)],
             revocations={},
             now=now,

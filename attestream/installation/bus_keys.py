@@ -46,7 +46,7 @@ def make_bus_keys(place: Installation, *, name: str, now: int) -> None:
             system.public,
             SYSTEM,
             limits=LIMITS,
-            signing_keys=[scope(system_issuer.public, SYSTEM, _system_template())],
+            signing_keys=[scope(system_issuer.public, SYSTEM, system_template())],
             revocations={},
             now=now,
         ),
@@ -122,13 +122,16 @@ def load_token(path: Path) -> Token:
         raise ConfigError(f"{path}: {error.message}") from error
 
 
-def _system_template() -> dict[str, Any]:
+def system_template() -> dict[str, Any]:
+    """Return what identities of the bus's own account may do: those of registrars, and of commands on the installation."""
     return narrow(
         publish=[
             "$SYS.REQ.CLAIMS.UPDATE",
             "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP",
             "$SYS.REQ.SERVER.PING.VARZ",
             "$SYS.REQ.SERVER.PING.JSZ",
+            "$SYS.REQ.SERVER.*.CONNZ",
+            "$SYS.REQ.SERVER.*.KICK",
         ],
-        subscribe=[inbox(Role.REGISTRAR) + ".>"],
+        subscribe=["$SYS.ACCOUNT.*.*", inbox(Role.REGISTRAR) + ".>"],
     )

@@ -11,6 +11,7 @@ from attestream.installation.authority import Pair
 from attestream.installation.bus_keys import load_token
 from attestream.installation.files import read_text
 from attestream.installation.places import Installation
+from schemas.accounts import SERVER_CONNECTIONS
 from schemas.roles import Role
 
 CLIENT_PORT: Final = 4222
@@ -88,7 +89,7 @@ _SERVER: Final = """\
 server_name: {name}
 listen: {listen}
 max_payload: 1MB
-max_connections: 65536
+max_connections: {connections}
 write_deadline: "10s"
 jetstream {{
   store_dir: {store}
@@ -163,6 +164,7 @@ def whole(place: Installation, server: Server, files: Files, peers: Sequence[Ser
             installation=name,
             name=_quoted(server.name),
             listen=_quoted(f"{bracketed(server.listen)}:{server.port}"),
+            connections=SERVER_CONNECTIONS,
             store=_quoted(files.directory / "jetstream"),
         ),
         encryption(files.pair, files.ca),

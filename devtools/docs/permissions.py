@@ -90,6 +90,8 @@ def _role(granted: Grant) -> Iterable[str]:
         limits.append(f"may answer each message that reaches it {granted.replies} time within {granted.reply_s} s")
     if granted.subscriptions >= 0:
         limits.append(f"at most {granted.subscriptions} subscriptions")
+    if granted.connections >= 0:
+        limits.append(f"at most {granted.connections} connections of one identity")
     if granted.payload >= 0:
         limits.append(f"at most {granted.payload >> 10} KiB in a message")
     if limits:

@@ -6,12 +6,10 @@ newest token from its neighbours, or is given it at the next look.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
-import nats.errors
 from nats.aio.msg import Msg
 
 from attestream.bus.connection import Bus
@@ -19,10 +17,10 @@ from attestream.credentials.account import read_account, revised
 from attestream.credentials.nkey import NKey
 from attestream.credentials.token import Token, reissued
 from attestream.errors import AttestreamError, BusError
+from services.registrar.bus_servers import Server, gather
 
 ANSWER_S: Final = 2.0
 """Seconds that servers have to answer."""
-_GATHER_S: Final = 0.25
 _QUICK_S: Final = 0.5
 """Seconds that a server which is away may hold up those that are there."""
 
@@ -30,17 +28,12 @@ _UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 _PING: Final = "$SYS.REQ.SERVER.PING.VARZ"
 
 
-class _Server(msgspec.Struct, frozen=True):
-    id: str = ""
-    name: str = ""
-
-
 class _Error(msgspec.Struct):
     description: str = ""
 
 
 class _Answer(msgspec.Struct):
-    server: _Server = _Server()
+    server: Server = Server()
     error: _Error | None = None
 
 
@@ -80,13 +73,13 @@ class BusAccount:
 
         :raises BusError: none answers, or none has a token of the account that the operator's key has signed.
         """
-        answers = await self._gather(_PING, b"", ANSWER_S, 0)
+        answers = await gather(self._bus, _PING, b"", ANSWER_S, 0)
         self._servers = frozenset(_decode(answer).server.id for answer in answers)
         await self._read(ANSWER_S)
 
     async def _read(self, timeout_s: float) -> None:
         lookup = f"$SYS.REQ.ACCOUNT.{self._account}.CLAIMS.LOOKUP"
-        found = await self._gather(lookup, b"", timeout_s, len(self._servers))
+        found = await gather(self._bus, lookup, b"", timeout_s, len(self._servers))
         tokens = self._believed(found)
         # Servers that have been taken over may all answer with a token of long ago, in which a key counts that has been
         # replaced since. Signed anew it would be the newest everywhere.
@@ -113,7 +106,7 @@ class BusAccount:
             if not self._behind:
                 return
             text = reissued(self._current, self._current.nats, operator, issued_at)
-        answers = await self._gather(_UPDATE, text.encode(), ANSWER_S, len(self._servers))
+        answers = await gather(self._bus, _UPDATE, text.encode(), ANSWER_S, len(self._servers))
         confirmed = set()
         for answer in map(_decode, answers):
             if answer.error is not None:
@@ -142,39 +135,6 @@ class BusAccount:
                 remedy="Check [registrar] `agent_account_file` and `operator_key_file`, and the servers' configuration.",
             )
         return believed
-
-    async def _gather(self, subject: str, payload: bytes, timeout_s: float, wanted: int) -> list[Msg]:
-        """Return the answers of ``wanted`` servers; 0: of all that answer within a moment after the first."""
-        answers: list[Msg] = []
-        heard = asyncio.Event()
-
-        async def take(message: Msg) -> None:
-            answers.append(message)
-            heard.set()
-
-        nc = self._bus.nc
-        inbox = nc.new_inbox()
-        try:
-            subscription = await nc.subscribe(inbox, cb=take)
-            try:
-                await nc.publish(subject, payload, reply=inbox)
-                async with asyncio.timeout(timeout_s):
-                    while not answers or len(answers) < wanted:
-                        heard.clear()
-                        await heard.wait()
-                    if not wanted:
-                        await asyncio.sleep(_GATHER_S)
-            finally:
-                if not nc.is_closed:
-                    await subscription.unsubscribe()
-        except TimeoutError as error:
-            if not answers:
-                raise BusError(f"no server of the bus answers on {subject}") from error
-        except nats.errors.Error as error:
-            raise BusError(f"the bus's servers can not be asked: {error}") from error
-        if any(answer.headers and answer.headers.get("Status") == "503" for answer in answers):
-            raise BusError(f"no server of the bus hears {subject}")
-        return answers
 
 
 def _decode(answer: Msg) -> _Answer:

@@ -20,6 +20,7 @@ from attestream.errors import AttestreamError, ConfigError, StorageError
 from schemas import subjects
 from schemas.enrolment import RenewRequest
 from services.registrar.bus_account import BusAccount
+from services.registrar.connections import Connections
 from services.registrar.gate import RenewalGate
 from services.registrar.issuing import Issuer
 from services.registrar.key_files import KeyFile, text
@@ -37,6 +38,7 @@ class BusIdentities:
 
     def __init__(self, bus: Bus, system: Bus, issuer: Issuer, renewals: Renewals, revocations: Revocations) -> None:
         self.issuer = issuer
+        self.connections = Connections(system)
         self._bus = bus
         self._system = system
         self._renewals = renewals
@@ -51,6 +53,7 @@ class BusIdentities:
         :raises StorageError: the database does not answer.
         """
         try:
+            bounding = await self.connections.start()
             await self._revocations.start()
             self._endpoint = await self._bus.serve(
                 subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew, signed=True, gate=RenewalGate()
@@ -59,6 +62,8 @@ class BusIdentities:
             await self._system.close()
             raise
         self._tasks = [asyncio.create_task(self._revocations.run()), asyncio.create_task(self._sweep())]
+        if bounding:
+            self._tasks.append(asyncio.create_task(self.connections.run()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,6 +71,7 @@ class BusIdentities:
         if self._endpoint is not None:
             await self._endpoint.stop()
         await self._revocations.stop()
+        await self.connections.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

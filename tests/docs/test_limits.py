@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 
 from attestream.config import LimitsConfig
-from schemas import topology
+from schemas import accounts, topology
 from schemas.attestation import MAX_PARTS, PART_BYTES
+from schemas.roles import TENANTS, Role, grant
 from services.registrar import challenges, gate
 from services.verifier import assembly, attester, desk
 
@@ -36,6 +37,21 @@ def test_every_stream_has_its_size_and_bounds():
     share = topology.EVIDENCE_PER_AGENT * topology.EVIDENCE_MESSAGE_BYTES
     assert f"its share is {share >> 20} MiB" in PAGE
     assert f"{sum(DEFAULTS.sizes().values()) / (1 << 30):.1f} GiB together" in PAGE
+
+
+def test_every_bound_of_connections():
+    limits = {role: grant(role) for role in Role}
+    agent = limits[Role.AGENT]
+    assert f"{agent.connections} connections, {agent.subscriptions} subscriptions in each" in row("| one agent's identity")
+    enrolment = limits[Role.ENROLMENT]
+    line = row("| the enrolment credential")
+    assert f"{enrolment.connections} connections, {enrolment.subscriptions} subscriptions in each" in line
+    for role in (Role.GATEWAY, *TENANTS):
+        assert f"| {limits[role].connections} connections" in row("| the identity of a person or of a gateway")
+        assert f"| {accounts.connections(role)} connections each" in row("| gateways")
+    assert f"| {accounts.connections(Role.AGENT)} connections" in row("| all agents together")
+    assert f"| {accounts.connections(Role.ENROLMENT)} connections" in row("| all machines that enrol")
+    assert f"| {accounts.SERVER_CONNECTIONS} connections" in row("| a server of the bus")
 
 
 def test_every_rate_has_its_default():

@@ -48,6 +48,32 @@ async def test_what_an_upgrade_grants_reaches_a_bus_that_is_down(place: Installa
     assert await refresh_stopped(place) == []
 
 
+async def test_limits_and_the_rights_of_the_bus_itself_are_brought_up_too(
+    place: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The connection that asks is closed by what it asks for.
+    monkeypatch.setattr("attestream.installation.live._PATIENCE_S", 1.0)
+    signing = load_seed(place.operator_signing_seed, Kind.OPERATOR, "key")
+    agents, system = load_token(place.account_token(Role.AGENT)), load_token(place.system_token)
+    unlimited = {**agents.nats, "limits": {**agents.nats["limits"], "conn": -1}}
+    inboxes = {"allow": ["_INBOX_registrar.>"]}
+    narrow = [{**scope, "template": {**scope["template"], "sub": inboxes}} for scope in system.nats["signing_keys"]]
+    for path, token, claims in (
+        (place.account_token(Role.AGENT), agents, unlimited),
+        (place.system_token, system, {**system.nats, "signing_keys": narrow}),
+    ):
+        replace(path, reissued(token, claims, signing, token.issued_at + 1).encode(), PUBLIC)
+    server = secure_server(place)
+    server.start()
+    try:
+        assert await refresh_accounts(place, [server.url]) == ["agent", "system"]
+        assert await refresh_accounts(place, [server.url]) == []
+    finally:
+        server.kill()
+    assert load_token(place.account_token(Role.AGENT)).nats == agents.nats
+    assert load_token(place.system_token).nats == system.nats
+
+
 async def test_running_servers_are_told_and_revocations_stay(place: Installation) -> None:
     gone = agent_credentials(place, "gone")
     older(place, Role.AGENT, revocations={"*": load_token(place.account_token(Role.AGENT)).issued_at + 60})

@@ -203,7 +203,7 @@ def test_servers_are_never_overwritten_and_their_secrets_are_private(tmp_path: P
     assert not any(path.read_text().strip() in before for path in place.bus_keys.rglob("*.seed"))
 
 
-async def test_an_identity_of_the_bus_itself_can_do_nothing_but_change_accounts(one, tmp_path: Path) -> None:
+async def test_an_identity_of_the_bus_itself_changes_accounts_and_closes_connections_alone(one, tmp_path: Path) -> None:
     place, server, _ = one
     path = tmp_path / "spare.creds"
     write_credentials(issue_system(place, "spare", now=1), path)
@@ -213,7 +213,7 @@ async def test_an_identity_of_the_bus_itself_can_do_nothing_but_change_accounts(
         errors.append(str(error))
 
     client = await log_in(server.url, path, ca=ca(place), error_cb=note)
-    await client.publish("$SYS.REQ.SERVER.PING.CONNZ", b"")
+    await client.publish("$SYS.REQ.SERVER.PING.SUBSZ", b"")
     await client.subscribe("$SYS.>")
     async with asyncio.timeout(20):
         while len(errors) < 2:
