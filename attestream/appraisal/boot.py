@@ -14,7 +14,7 @@ What else a boot must be like needs no boot policy, see :mod:`attestream.apprais
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -27,10 +27,10 @@ from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.uefi.claims import BootClaims, draw_claims
 from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
-from attestream.uefi.frozen import FrozenDict, frozen
+from attestream.uefi.frozen import frozen
 from attestream.uefi.kinds import NO_ACTION
 from attestream.uefi.log import PCR_COUNT, Event, EventLog
-from attestream.uefi.memo import EventMemo, key_of
+from attestream.uefi.memo import EventMemo, Known
 from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.logic import Test
 from attestream.uefi.policy.policies import BUILT_IN, AcceptAllPolicy, BootPolicy, Judgement, judge
@@ -38,7 +38,6 @@ from attestream.uefi.replay import BANK_IDS
 
 IMA_PCR: Final = 10
 FIRMWARE_PCRS: Final = frozenset(range(8))
-_SEEN: Final = FrozenDict()
 MAX_REFERENCE_STATES: Final = 64
 MAX_REASON: Final = 400
 """Characters of a policy's reason that a finding has."""
@@ -143,11 +142,12 @@ def appraise_boot_log(
         proven = {pcr: quoted[pcr] for pcr in rules.pcrs}
         if rules.expected is not None and rules.expected.phases:
             proven[STUB_PCR] = before_phases(parsed, bank, proven[STUB_PCR], rules.expected.phases)
-        claims = _proven_claims(parsed, proven, bank, rules, findings, memo)
+        known = () if memo is None else memo.recall(parsed.events, bank)
+        claims = _proven_claims(parsed, proven, bank, rules, findings, known)
         if claims is None:
             return False
         good = rules.expected is None or judge_expectations(rules.expected, parsed, claims, findings)
-        return _is_good(proven_dictionary(parsed, bank, proven, memo), rules, findings) and good
+        return _is_good(proven_dictionary(parsed, bank, proven, known), rules, findings) and good
     except MalformedError as error:
         findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
         return False
@@ -159,18 +159,20 @@ def _proven_claims(
     bank: str,
     rules: BootRules,
     findings: Collector,
-    memo: EventMemo | None,
+    known: Sequence[Known],
 ) -> BootClaims | None:
     """Return what the log says that the quote proves; None when it does not prove what the rules judge."""
     if BANK_IDS.get(bank) not in log.algorithms:
         findings.add("boot.log-bank", "", f"The boot log has no digests for the bank {bank}.")
         return None
-    claims = draw_claims(log, bank, quoted, memo=memo)
+    claims = draw_claims(log, bank, quoted, known=known)
     for pcr in claims.differing:
         found = f"PCR {pcr} of bank {bank} is {quoted[pcr].hex()}; the boot log replays to another value."
         findings.add("boot.pcr-mismatch", f"PCR {pcr}", found)
     if claims.differing:
         return None
+    if not claims.rejected:
+        return claims
     judged = set(rules.pcrs) if rules.judges else rules.expected.pcrs if rules.expected is not None else set()
     places = {event.number: event.pcr for event in log.events}
     wrong = [rejected for rejected in claims.rejected if places[rejected.event] in judged]
@@ -180,44 +182,40 @@ def _proven_claims(
     return None if wrong else claims
 
 
-def proven_dictionary(
-    log: EventLog, bank: str, proven: Mapping[int, bytes], memo: EventMemo | None = None
-) -> dict[str, Any]:
+def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes], known: Sequence[Known] = ()) -> dict[str, Any]:
     """Return the dictionary form of ``log`` with nothing in it that a quote leaves open.
 
     Events of other PCRs are left out, as are digests and PCR values of other banks, and EV_NO_ACTION events but for the
     header: no PCR ever shows them.
 
     :param proven: quoted PCR -> value in ``bank``, to which the log replays.
-    :param memo: what events of other logs look like; the parts that come from there can not be changed.
+    :param known: what a memo knows of the events in that bank; the parts that come from there can not be changed.
     :raises TooLargeError: over 8,192 events.
     :raises MalformedError: when an event can not be decoded.
     """
     check_describable(log)
     events = [] if log.header is None else [describe_header(log, log.header)]
     algorithm = BANK_IDS[bank]
-    pcrs: dict[int, int] = {}
-    for event in log.events:
+    pcrs: set[int] = set()
+    recalled: Sequence[Known | None] = known or [None] * len(log.events)
+    for event, before in zip(log.events, recalled, strict=True):
         pcr = event.pcr
         if pcr not in proven or event.kind == NO_ACTION:
             continue
-        if memo is None:
-            events.append({"EventNum": event.number, **describe_event(event, algorithm)})
-        else:
-            events.append({"EventNum": event.number, **_recalled(event, bank, algorithm, memo)})
-        if pcr not in pcrs:
-            pcrs[pcr] = int.from_bytes(proven[pcr], "big")
-    return {"version": FORM_VERSION, "events": events, "pcrs": {bank: dict(sorted(pcrs.items()))} if pcrs else None}
+        described = describe_event(event, algorithm) if before is None else _recalled(event, algorithm, before)
+        events.append({"EventNum": event.number, **described})
+        pcrs.add(pcr)
+    values = {pcr: int.from_bytes(proven[pcr], "big") for pcr in sorted(pcrs)}
+    return {"version": FORM_VERSION, "events": events, "pcrs": {bank: values} if values else None}
 
 
-def _recalled(event: Event, bank: str, algorithm: int, memo: EventMemo) -> Mapping[str, Any]:
-    key = key_of(event, bank)
-    known = memo.described.get(key)
-    if known:
-        return known
+def _recalled(event: Event, algorithm: int, known: Known) -> Mapping[str, Any]:
+    if known.described is not None:
+        return known.described
     described = describe_event(event, algorithm)
-    # Much of a log no other machine has: only what is seen twice is worth the making of a form that can be shared.
-    memo.described.add(key, _SEEN if known is None else frozen(described))
+    if known.seen:
+        known.described = frozen(described)
+    known.seen = True
     return described
 
 

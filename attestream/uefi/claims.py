@@ -8,8 +8,7 @@ Profile 1.06, section 10.4; for boot loaders: GRUB ``tpm.c``, shim ``tpm.c``, sy
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -22,7 +21,7 @@ from attestream.uefi.guid import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, guid_
 from attestream.uefi.layout import TPM, Layout
 from attestream.uefi.loader_claims import SECTIONS, loader_claim
 from attestream.uefi.log import Event, EventLog
-from attestream.uefi.memo import EventMemo, key_of
+from attestream.uefi.memo import Known
 from attestream.uefi.replay import differing_pcrs, replay_bank
 from attestream.uefi.scalars import c_text, utf16_text
 from attestream.uefi.signatures import parse_signature_lists
@@ -90,11 +89,11 @@ class BootClaims(NamedTuple):
 
 
 def draw_claims(
-    log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM, memo: EventMemo | None = None
+    log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM, known: Sequence[Known] = ()
 ) -> BootClaims:
     """Return the claims of ``log`` that the PCR values ``quoted`` prove: PCR -> value in ``bank``, from a checked quote.
 
-    ``layout`` tells which PCR holds what. ``memo`` has what events of other logs claimed; it only saves time.
+    ``layout`` tells which PCR holds what. ``known`` is what a memo knows of each of the events; it only saves time.
 
     :raises MalformedError: when the log contradicts itself about the startup locality.
     """
@@ -106,12 +105,13 @@ def draw_claims(
     drawn: list[claim.Claim] = []
     rejected: list[Rejected] = []
     boot = _Boot(bank, layout)
-    read = boot.read if memo is None or layout is not TPM else partial(_recalled, boot, memo)
-    for event in log.events:
-        if event.pcr not in proven or event.kind == kinds.NO_ACTION:
+    believed = frozenset(proven)
+    recalled = known if known and layout is TPM else [None] * len(log.events)
+    for event, before in zip(log.events, recalled, strict=True):
+        if event.pcr not in believed or event.kind == kinds.NO_ACTION:
             continue
         try:
-            found = read(event)
+            found = boot.read(event) if before is None else _recalled(boot, before, event)
         except MalformedError as error:
             rejected.append(Rejected(event.number, error.message))
             continue
@@ -120,18 +120,14 @@ def draw_claims(
     return BootClaims(tuple(drawn), proven, differing, tuple(rejected))
 
 
-def _recalled(boot: _Boot, memo: EventMemo, event: Event) -> claim.Claim | None:
+def _recalled(boot: _Boot, known: Known, event: Event) -> claim.Claim | None:
     """Return what ``boot`` reads in ``event``, unless that is remembered; what depends on other events is read each time."""
     if event.kind in _DEPENDENT or (event.kind == kinds.IPL and event.pcr == SECTIONS):
         return boot.read(event)
-    key = key_of(event, boot.bank)
-    known = memo.claims.get(key)
-    if known is not None:
-        return known if known.event == event.number else replace(known, event=event.number)
-    found = boot.read(event)
-    if found is not None:
-        memo.claims.add(key, found)
-    return found
+    found = known.claim
+    if found is None:
+        known.claim = found = boot.read(event)
+    return found if found is None or found.event == event.number else replace(found, event=event.number)
 
 
 class _Boot:

@@ -28,7 +28,8 @@ _ALGORITHM_NAMES: Final = {
     0x0028: "sha3_384",
     0x0029: "sha3_512",
 }
-_TOOL_KINDS: Final = frozenset({*range(0x13), *range(0x80000001, 0x8000000D), 0x800000E0})
+_KIND_NAMES: Final = {kind: NAMES[kind] for kind in (*range(0x13), *range(0x80000001, 0x8000000D), 0x800000E0)}
+"""Event type -> name, of those that the tool knows."""
 _UNKNOWN_ALGORITHM: Final = "(null)"
 _UNKNOWN_KIND: Final = "Unknown event type"
 
@@ -113,8 +114,7 @@ def describe_event(event: Event, only: int | None = None) -> dict[str, Any]:
     shown = []
     for algorithm, value in digests:
         if only is None or algorithm == only:
-            name = _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM)
-            shown.append({"AlgorithmId": name, "Digest": value.hex()})
+            shown.append({"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()})
     described: dict[str, Any] = {
         "PCRIndex": pcr,
         "EventType": _kind(kind),
@@ -128,7 +128,7 @@ def describe_event(event: Event, only: int | None = None) -> dict[str, Any]:
 
 
 def _kind(kind: int) -> str:
-    return NAMES[kind] if kind in _TOOL_KINDS else _UNKNOWN_KIND
+    return _KIND_NAMES.get(kind, _UNKNOWN_KIND)
 
 
 def _algorithm(algorithm: int) -> str:

@@ -34,14 +34,15 @@ def loader_claim(measured: Measured, section: str, layout: Layout) -> tuple[clai
 
     :raises MalformedError: when the event's data is not what was measured, where it should be.
     """
-    if measured.event.kind == kinds.EVENT_TAG:
+    _number, _offset, pcr, kind, _digests, _data = measured.event
+    if kind == kinds.EVENT_TAG:
         return _tagged(measured), section
-    if measured.event.pcr == layout.loaders:
+    if pcr == layout.loaders:
         command = _grub_command(measured)
         return (command, "") if command else _section(measured, section)
-    if layout.loaders is None and measured.event.pcr == SECTIONS:
+    if layout.loaders is None and pcr == SECTIONS:
         return _section(measured, section)
-    return _DECODERS.get(measured.event.pcr, _file)(measured), section
+    return _DECODERS.get(pcr, _file)(measured), section
 
 
 def _command(measured: Measured) -> claim.Claim:
@@ -57,14 +58,14 @@ def _command(measured: Measured) -> claim.Claim:
 
 def _grub_command(measured: Measured) -> claim.Claim | None:
     """GRUB measures the text behind a label, with or without its NUL."""
-    event = measured.event
-    label, space, text = event.data.partition(b" ")
+    number, _offset, pcr, _kind, _digests, data = measured.event
+    label, space, text = data.partition(b" ")
     if not space or not (measured.is_digest_of(text.removesuffix(b"\0")) or measured.is_digest_of(text)):
         return None
     name = c_text(label).removesuffix(":")
     if name == _KERNEL_LABEL:
-        return claim.KernelCommandLine(event.number, event.pcr, c_text(text), "grub")
-    return claim.BootCommand(event.number, event.pcr, name, c_text(text))
+        return claim.KernelCommandLine(number, pcr, c_text(text), "grub")
+    return claim.BootCommand(number, pcr, name, c_text(text))
 
 
 def _parameters(measured: Measured) -> claim.Claim:

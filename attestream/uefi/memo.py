@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 from attestream.uefi.claim_kinds import Claim
 from attestream.uefi.frozen import FrozenDict
@@ -13,60 +14,60 @@ MAX_EVENT_BYTES: Final = 65_536
 _OVERHEAD: Final = 200
 """Bytes that an event counts for besides its data."""
 
-Key = tuple[str, int, int, tuple[Digest, ...], bytes]
-_Value = TypeVar("_Value")
+_Key = tuple[str, int, int, tuple[Digest, ...], bytes]
+"""Bank, and everything of an event but its place in the log."""
 
 
-def key_of(event: Event, bank: str) -> Key:
-    """Return what ``event`` is known by: everything but its place in the log."""
-    _number, _offset, pcr, kind, digests, data = event
-    return bank, pcr, kind, digests, data
+class Known:
+    """What an event says, as far as somebody has read it. All of it follows from the event alone."""
 
+    __slots__ = ("claim", "described", "seen")
 
-class _Generations(Generic[_Value]):
-    """Event -> value. When the younger generation has ``limit`` bytes of events, the older one is dropped as a whole."""
-
-    __slots__ = ("_limit", "_old", "_size", "_young")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._young: dict[Key, _Value] = {}
-        self._old: dict[Key, _Value] = {}
-
-    def get(self, key: Key) -> _Value | None:
-        value = self._young.get(key)
-        if value is None and self._old and (value := self._old.get(key)) is not None:
-            self.add(key, value)
-        return value
-
-    def add(self, key: Key, value: _Value) -> None:
-        size = len(key[4]) + _OVERHEAD
-        if size > MAX_EVENT_BYTES:
-            return
-        if self._size + size > self._limit:
-            self._old, self._young, self._size = self._young, {}, 0
-        self._young[key] = value
-        self._size += size
-
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+    def __init__(self) -> None:
+        self.claim: Claim | None = None
+        """What it claims, with the number that it had where it was first seen."""
+        self.described: FrozenDict | None = None
+        """Its dictionary form without its number, in a form that can be shared."""
+        self.seen = False
+        """Whether it was described before. Much of a log no other machine has: only what is seen twice is worth sharing."""
 
 
 class EventMemo:
     """The memo of a worker. It only saves time: results are the same without it.
 
     What is remembered follows from the event alone, whatever PCR proves it in which log. So an agent can fill the memo with
-    its own events, but it can not put anything wrong there.
+    its own events, but it can not put anything wrong there. When the younger generation has ``limit`` bytes of events, the
+    older one is dropped as a whole.
 
-    :param limit: bytes of events in one generation. At most four times as many are held, and the dictionary form of an
-        event is up to ten times as large as the event.
+    :param limit: bytes of events in one generation. At most twice as many are held, and the dictionary form of an event is
+        up to ten times as large as the event.
     """
 
-    __slots__ = ("claims", "described")
+    __slots__ = ("_limit", "_old", "_size", "_young")
 
     def __init__(self, limit: int = 1 << 20) -> None:
-        self.claims: _Generations[Claim] = _Generations(limit)
-        """What an event claims, with the number that it had where it was first seen."""
-        self.described: _Generations[FrozenDict] = _Generations(limit)
-        """The dictionary form of an event without its number; empty for one that was seen only once."""
+        self._limit = limit
+        self._size = 0
+        self._young: dict[_Key, Known] = {}
+        self._old: dict[_Key, Known] = {}
+
+    def recall(self, events: Iterable[Event], bank: str) -> list[Known]:
+        """Return what is known of each of ``events`` in ``bank``. Whoever reads one can add to that."""
+        known: list[Known] = []
+        for _number, _offset, pcr, kind, digests, data in events:
+            key = (bank, pcr, kind, digests, data)
+            known.append(self._young.get(key) or self._add(key))
+        return known
+
+    def _add(self, key: _Key) -> Known:
+        known = self._old.get(key) or Known()
+        size = len(key[4]) + _OVERHEAD
+        if size <= MAX_EVENT_BYTES:
+            if self._size + size > self._limit:
+                self._old, self._young, self._size = self._young, {}, 0
+            self._young[key] = known
+            self._size += size
+        return known
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)

@@ -107,42 +107,43 @@ def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded
     sizes = dict(spec_id.algorithms)
     events: list[Event] = []
     total = len(data)
-    while at < total:
+    while (at := usual.read(data, at, events)) < total:
         if padded and data[at] in _PADDING and _is_padding(data, at, _HEADER.size):
             return EventLog(spec_id, header, tuple(events), at, total - at)
-        number = len(events) + 1
-        read = usual.read(data, at, number)
-        event, end = read if read is not None else _agile_event(data, at, number, sizes, padded=padded)
-        if event.pcr >= PCR_COUNT or number >= MAX_EVENTS:
-            _check_place(event)
+        event, at = _agile_event(data, at, len(events) + 1, sizes, padded=padded)
+        _check_place(event)
         events.append(event)
-        at = end
     return EventLog(spec_id, header, tuple(events), at, 0)
 
 
 class _UsualEvents:
     """Reads events with one digest of each algorithm, in the order of the header: so are almost all, and it is quick."""
 
-    __slots__ = ("_algorithms", "_count", "_size", "_unpack")
+    __slots__ = ("_algorithms", "_head")
 
     def __init__(self, spec_id: SpecId) -> None:
-        self._algorithms = tuple(algorithm for algorithm, _size in spec_id.algorithms)
-        self._count = len(self._algorithms)
-        head = Struct("<III" + "".join(f"H{size}s" for _algorithm, size in spec_id.algorithms) + "I")
-        self._size = head.size
-        self._unpack = head.unpack_from
+        self._algorithms = [algorithm for algorithm, _size in spec_id.algorithms]
+        self._head = Struct("<III" + "".join(f"H{size}s" for _algorithm, size in spec_id.algorithms) + "I")
 
-    def read(self, data: bytes, at: int, number: int) -> tuple[Event, int] | None:
-        """Return the event and where it ends; None when it is another one, or cut."""
-        start = at + self._size
-        if start > len(data):
-            return None
-        head = self._unpack(data, at)
-        end: int = start + head[-1]
-        if head[3:-1:2] != self._algorithms or head[2] != self._count or end > len(data):
-            return None
-        digests = tuple(map(Digest, self._algorithms, head[4:-1:2]))
-        return tuple.__new__(Event, (number, at, head[0], head[1], digests, data[start:end])), end
+    def read(self, data: bytes, at: int, events: list[Event]) -> int:
+        """Add the usual events from ``at`` on to ``events``; return where one begins that is none, or cut, or out of bounds.
+
+        Padding is none: an event of 0x00 or 0xFF would have no digest, or too many.
+        """
+        unpack, size, algorithms = self._head.unpack_from, self._head.size, self._algorithms
+        count, last, number = len(algorithms), len(data) - size, len(events)
+        new, places = tuple.__new__, [slice(2 * place, 2 * place + 2) for place in range(count)]
+        while at <= last and number < MAX_EVENTS - 1:
+            pcr, kind, found, *digests, length = unpack(data, at)
+            start = at + size
+            end: int = start + length
+            if found != count or digests[::2] != algorithms or pcr >= PCR_COUNT or end > last + size:
+                break
+            number += 1
+            values = tuple([new(Digest, digests[place]) for place in places])
+            events.append(new(Event, (number, at, pcr, kind, values, data[start:end])))
+            at = end
+        return at
 
 
 def _agile_event(data: bytes, at: int, number: int, sizes: dict[int, int], *, padded: bool) -> tuple[Event, int]:

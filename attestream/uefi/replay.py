@@ -115,20 +115,21 @@ def startup_locality(log: EventLog) -> int:
     found: int | None = None
     hcrtm = False
     extended = False
-    for event in log.events:
-        if event.kind == NO_ACTION:
-            if not event.data.startswith(STARTUP_LOCALITY):
+    for number, offset, pcr, kind, _digests, data in log.events:
+        if kind == NO_ACTION:
+            if not data.startswith(STARTUP_LOCALITY):
                 continue
-            place = f"event {event.number} of the event log, at byte {event.offset},"
-            if len(event.data) != len(STARTUP_LOCALITY) + 1 or event.data[-1] not in _LOCALITIES:
+            place = f"event {number} of the event log, at byte {offset},"
+            if len(data) != len(STARTUP_LOCALITY) + 1 or data[-1] not in _LOCALITIES:
                 raise MalformedError(f"{place} has no startup locality of 0, 3 or 4")
             if found is not None or extended:
                 raise MalformedError(f"{place} tells the startup locality too late or twice")
-            found = event.data[-1]
-        elif event.kind == EFI_HCRTM_EVENT and event.pcr == 0:
-            hcrtm = True
-        elif event.pcr == 0:
-            extended = True
+            found = data[-1]
+        elif pcr == 0:
+            if kind == EFI_HCRTM_EVENT:
+                hcrtm = True
+            else:
+                extended = True
     if found is not None:
         return found
     return _HCRTM_LOCALITY if hcrtm else 0

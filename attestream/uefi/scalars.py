@@ -45,7 +45,8 @@ def plain(text: str) -> str | int | bool | None:
 
 def c_text(data: bytes) -> str:
     """Return ``data`` up to its first NUL byte as text; what is not UTF-8 is replaced."""
-    return data.partition(b"\0")[0].decode("utf-8", "replace")
+    end = data.find(b"\0")
+    return (data if end < 0 else data[:end]).decode("utf-8", "replace")
 
 
 def block(data: bytes) -> str:

@@ -18,10 +18,12 @@ class Measured:
     def __init__(self, event: Event, bank: str) -> None:
         self.event = event
         self._hasher = HASHERS[bank]
-        digest = event.digest(BANK_IDS[bank])
-        if digest is None:
-            raise self.refusal(f"has no {bank} digest")
-        self.digest = digest
+        algorithm = BANK_IDS[bank]
+        for found, value in event.digests:
+            if found == algorithm:
+                self.digest = value
+                return
+        raise self.refusal(f"has no {bank} digest")
 
     def is_digest_of(self, data: bytes) -> bool:
         """Whether ``data`` is what was measured."""

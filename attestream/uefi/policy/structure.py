@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from attestream.errors import PolicyError
@@ -17,12 +18,13 @@ class Dispatcher(Test):
     :raises PolicyError: when there is no key name, or one is no string.
     """
 
-    __slots__ = ("key_names", "tests")
+    __slots__ = ("_values_of", "key_names", "tests")
 
     def __init__(self, key_names: tuple[str, ...]) -> None:
         if not key_names or not all(isinstance(name, str) for name in key_names):
             raise PolicyError("Dispatcher needs one or more names of keys")
         self.key_names = tuple(key_names)
+        self._values_of = itemgetter(*key_names)
         self.tests: dict[tuple[int | str, ...], Test] = {}
 
     def set(self, key_vals: tuple[int | str, ...], test: Test) -> None:
@@ -40,10 +42,11 @@ class Dispatcher(Test):
         """Return the reason of the chosen test, or that there is none to choose."""
         if not isinstance(subject, dict):
             return NO_DICT
-        for name in self.key_names:
-            if name not in subject:
-                return f"has no {name}"
-        values = tuple([subject[name] for name in self.key_names])
+        try:
+            found = self._values_of(subject)
+        except KeyError as error:
+            return f"has no {error.args[0]}"
+        values = found if len(self.key_names) > 1 else (found,)
         try:
             test = self.tests.get(values)
         except TypeError:  # of a list or a dictionary: no test is set for such
@@ -70,9 +73,11 @@ class FieldTest(Test):
         """Return the reason about the entry, or that there is none."""
         if not isinstance(subject, dict):
             return NO_DICT
-        if self.field_name not in subject:
+        try:
+            value = subject[self.field_name]
+        except KeyError:
             return f"has no {self.field_name!a} field"
-        reason = self.field_test.why_not(evaluation, subject[self.field_name])
+        reason = self.field_test.why_not(evaluation, value)
         return reason and (f"{self.field_name} {reason}" if self.show_name else reason)
 
 
@@ -99,16 +104,15 @@ class IterateTest(Test):
         if not isinstance(subject, list):
             return NO_LIST
         why_not = self.elt_test.why_not
+        show = self.show_elt
         for index, member in enumerate(subject):
-            if self.show_elt:
+            if show:
                 evaluation.member = member
-            reason = why_not(evaluation, member)
-            if not reason:
-                continue
-            if self.show_elt:
+            if reason := why_not(evaluation, member):
+                if not show:
+                    return f"[{index}] {reason}"
                 evaluation.blamed = Blame(member, reason)
                 return f"{member!a} {reason}"
-            return f"[{index}] {reason}"
         return ""
 
 

@@ -32,8 +32,10 @@ def test_claims_and_form_are_the_same_whoever_was_seen_before():
     memo = EventMemo()
     for log in fleet() * 2:
         parsed, values = parse_log(bytes(log)), quoted(log)
-        assert draw_claims(parsed, "sha256", values, memo=memo) == draw_claims(parsed, "sha256", values)
-        form = proven_dictionary(parsed, "sha256", values, memo)
+        assert draw_claims(parsed, "sha256", values, known=memo.recall(parsed.events, "sha256")) == draw_claims(
+            parsed, "sha256", values
+        )
+        form = proven_dictionary(parsed, "sha256", values, memo.recall(parsed.events, "sha256"))
         assert json.dumps(form) == json.dumps(proven_dictionary(parsed, "sha256", values))
         assert repr(form) == repr(proven_dictionary(parsed, "sha256", values))
 
@@ -45,7 +47,8 @@ def test_an_event_that_was_proven_in_one_log_is_not_believed_in_another():
     bad = BootLog()
     bad.add(1, kinds.EFI_VARIABLE_BOOT, variable(GLOBAL_VARIABLE, "BootOrder", b"\1\0"), measured=b"something else")
     for log in (good, good, bad):
-        claims = draw_claims(parse_log(bytes(log)), "sha256", quoted(log), memo=memo)
+        parsed = parse_log(bytes(log))
+        claims = draw_claims(parsed, "sha256", quoted(log), known=memo.recall(parsed.events, "sha256"))
     assert (claims.claims, [rejected.event for rejected in claims.rejected]) == ((), [1])
 
 
@@ -55,7 +58,8 @@ def test_a_second_value_of_a_variable_is_refused_however_often_it_was_seen():
     for _ in range(2):
         log.add(7, kinds.EFI_VARIABLE_DRIVER_CONFIG, variable(GLOBAL_VARIABLE, "SecureBoot", b"\1"))
     for _ in range(3):
-        claims = draw_claims(parse_log(bytes(log)), "sha256", quoted(log), memo=memo)
+        parsed = parse_log(bytes(log))
+        claims = draw_claims(parsed, "sha256", quoted(log), known=memo.recall(parsed.events, "sha256"))
         assert [rejected.event for rejected in claims.rejected] == [2]
 
 
@@ -63,7 +67,7 @@ def test_what_is_shared_can_not_be_changed():
     memo = EventMemo()
     parsed, values = parse_log(bytes(grub_boot())), quoted(grub_boot())
     for _ in range(3):
-        form = proven_dictionary(parsed, "sha256", values, memo)
+        form = proven_dictionary(parsed, "sha256", values, memo.recall(parsed.events, "sha256"))
     event = next(event for event in form["events"] if event["EventType"] == "EV_EFI_VARIABLE_DRIVER_CONFIG")
     for change in (
         lambda: event["Event"].update(UnicodeName="db"),
@@ -84,7 +88,6 @@ def test_the_memo_is_bounded_and_leaves_out_what_is_large():
     log.add(9, kinds.IPL, b"x" * MAX_EVENT_BYTES, measured=b"content")
     parsed, values = parse_log(bytes(log)), quoted(log)
     for _ in range(3):
-        assert len(draw_claims(parsed, "sha256", values, memo=memo).claims) == 501
-        assert len(proven_dictionary(parsed, "sha256", values, memo)["events"]) == 502
-    assert 0 < len(memo.claims) <= 100
-    assert 0 < len(memo.described) <= 100
+        assert len(draw_claims(parsed, "sha256", values, known=memo.recall(parsed.events, "sha256")).claims) == 501
+        assert len(proven_dictionary(parsed, "sha256", values, memo.recall(parsed.events, "sha256"))["events"]) == 502
+    assert 0 < len(memo) <= 100
