@@ -18,7 +18,14 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 Digest = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 EK_PURPOSE: Final = "2.23.133.8.1"
-
+TPM_HARDWARE: Final = "2.23.133.1.2"
+DEVICE_POLICIES: Final = {
+    "IAK": ("2.23.133.11.1.1", "2.23.133.11.1.3"),
+    "IDevID": ("2.23.133.11.1.1", "2.23.133.11.1.2"),
+}
+"""What the TCG has makers say of each key: verifiedTPMResidency, and verifiedTPMRestricted or verifiedTPMFixed."""
+FOR_EVER: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+"""The end of a certificate that has none (RFC 5280 section 4.1.2.5)."""
 
 ONE_SET: Final = x509.Name(
     [
@@ -109,7 +116,7 @@ class Authority:
         subject: x509.Name,
         public: PublicKey,
         *,
-        days: tuple[float, float] = (-10, 10),
+        days: tuple[float, float | None] = (-10, 10),
         extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
         digest: Digest | None = None,
         issuer: str | None = None,
@@ -117,6 +124,7 @@ class Authority:
     ) -> x509.Certificate:
         """Return a certificate of any kind.
 
+        :param days: validity, from and to, relative to ``now``; without an end for None.
         :param issuer: another issuer name than the CA's own.
         """
         moment = dt.datetime.fromtimestamp(self.now / 1000, dt.UTC)
@@ -127,7 +135,7 @@ class Authority:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(moment + dt.timedelta(days=days[0]))
-            .not_valid_after(moment + dt.timedelta(days=days[1]))
+            .not_valid_after(FOR_EVER if days[1] is None else moment + dt.timedelta(days=days[1]))
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
@@ -163,6 +171,44 @@ class Authority:
         made = self.sign(
             x509.Name([]), public, days=days, extensions=tuple(extensions), digest=digest, issuer=issuer, pss=pss
         )
+        return made.public_bytes(Encoding.DER)
+
+    def identify(
+        self,
+        role: str,
+        public: PublicKey,
+        *,
+        serial: str = "1234",
+        subject: x509.Name | None = None,
+        hardware: str = TPM_HARDWARE,
+        policies: tuple[str, ...] | None = None,
+        purposes: tuple[str, ...] = (),
+        usage: x509.KeyUsage | None = None,
+        days: tuple[float, float] | None = None,
+    ) -> bytes:
+        """Return the certificate of an ``IAK`` or ``IDevID`` in DER, as the TCG says unless told otherwise.
+
+        :param serial: of the device, and of its TPM.
+        :param hardware: hwType of the HardwareModuleName; none for the empty text.
+        :param days: validity; None: without an end.
+        """
+        extensions: list[tuple[x509.ExtensionType, bool]] = [
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (usage or key_usage(sign=True), True),
+        ]
+        if hardware:
+            module = hardware_module(hardware, serial.encode())
+            extensions.append((x509.SubjectAlternativeName([module]), False))
+        if said := DEVICE_POLICIES[role] if policies is None else policies:
+            texts = ["https://ca.example/policy"]
+            information = [x509.PolicyInformation(ObjectIdentifier(oid), texts) for oid in said]
+            extensions.append((x509.CertificatePolicies(information), False))
+        if purposes:
+            extensions.append((x509.ExtendedKeyUsage(list(map(ObjectIdentifier, purposes))), False))
+        device = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, "Server"), x509.NameAttribute(NameOID.SERIAL_NUMBER, serial)]
+        )
+        made = self.sign(subject or device, public, days=days or (-10, None), extensions=tuple(extensions))
         return made.public_bytes(Encoding.DER)
 
 

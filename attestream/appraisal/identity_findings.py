@@ -45,6 +45,12 @@ IDENTITY: Final[tuple[Row, ...]] = (
     ("certificate-critical", _FAILURE, "A certificate has a critical extension that is not understood.", _MAKER),
     ("certificate-role", _FAILURE, "The certificate of a TPM's key is one of a certificate authority.", _MAKER),
     ("certificate-purpose", _FAILURE, "A certificate is not meant for this kind of key.", _MAKER),
+    (
+        "certificate-unrestricted",
+        _FAILURE,
+        "The certificate of an IAK does not say that its key signs only what its TPM has made.",
+        'Ask the maker for one with the policy 2.23.133.11.1.3, or set `iak_policy` of the registrar to "warn".',
+    ),
     ("certificate-subject", _FAILURE, "A certificate does not name the TPM as its profile asks.", _MAKER),
     ("device-mismatch", _FAILURE, "Two certificates of one machine name different devices.", _FORGED),
 )

@@ -129,6 +129,9 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
     iak_store: Path | None = None
     """Directory of the CA certificates that vouch for device identities (IAK and IDevID); none (default): device identities
     are passed over."""
+    iak_policy: Literal["require", "warn"] = "require"
+    """What is done about IAK certificates that do not say that the key is restricted (policy 2.23.133.11.1.3): with ``warn``
+    they count, and whoever holds an IDevID of the same CA can stand in an IAK's place; default ``require``."""
     ek_hook: list[str] = []
     """Command and arguments that decide for ``accept_ek = "hook"``: facts as JSON on standard input, status 0 accepts;
     default none."""

@@ -1,6 +1,11 @@
 """Certificates of initial attestation keys (IAK) and initial device identities (IDevID).
 
-Sources: TCG TPM 2.0 Keys for Device Identity and Attestation, section 8; IEEE 802.1AR; RFC 4108 section 5.
+An IAK signs only what its TPM has made; an IDevID signs anything. The holder of an IDevID could claim that it is an IAK, and
+sign a certification that no TPM has made. Only the maker's word in the certificate tells the two apart: the TCG demands that
+who relies on an IAK looks for it.
+
+Sources: TCG TPM 2.0 Keys for Device Identity and Attestation, section 8; TCG OID registry; IEEE 802.1AR section 8; RFC 4108
+section 5.
 """
 
 from __future__ import annotations
@@ -21,6 +26,14 @@ from attestream.pki.trust_store import TrustStore
 
 TPM_HARDWARE: Final = "2.23.133.1.2"
 """hwType of a TPM 2.0 in a HardwareModuleName."""
+VERIFIED_FIXED: Final = "2.23.133.11.1.2"
+"""tcg-cap-verifiedTPMFixed: the issuer has seen that the key never leaves its TPM."""
+VERIFIED_RESTRICTED: Final = "2.23.133.11.1.3"
+"""tcg-cap-verifiedTPMRestricted: and that it signs nothing but what its TPM has made."""
+AIK_CERTIFICATE: Final = "2.23.133.8.3"
+"""tcg-kp-AIKCertificate."""
+
+_SERIAL_NUMBER: Final = "2.5.4.5"
 
 
 def judge_device_key(
@@ -81,3 +94,13 @@ def _problems(role: str, own: Certificate, key: CertifiedKey | None, profile: Pr
         )
     elif all(kind != TPM_HARDWARE for kind, _ in said.hardware):
         yield problem("certificate-subject", f"The {role} certificate is of hardware that is no TPM.", "reject")
+    if all(oid != _SERIAL_NUMBER for oid, _ in own.subject.attributes):
+        yield problem("certificate-subject", "The subject has no serial number of the device.", "warn")
+    # Drafts of the TCG had these as extended key usages, and some makers have kept to them.
+    promises = said.policies | (said.purposes or frozenset())
+    if role == "IAK" and not promises & {VERIFIED_RESTRICTED, AIK_CERTIFICATE}:
+        message = f"The IAK certificate does not say that the key is restricted ({VERIFIED_RESTRICTED})."
+        yield problem("certificate-unrestricted", message, profile.unrestricted)
+    if role == "IDevID" and not promises & {VERIFIED_FIXED, VERIFIED_RESTRICTED}:
+        message = f"The IDevID certificate does not say that the key is fixed to its TPM ({VERIFIED_FIXED})."
+        yield problem("certificate-purpose", message, "warn")

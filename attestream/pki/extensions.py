@@ -37,7 +37,8 @@ _UNDERSTOOD: Final = frozenset(
         SUBJECT_ALT_NAME,
         BASIC_CONSTRAINTS,
         NAME_CONSTRAINTS,
-        # Every policy is acceptable here, so that policies decide nothing (RFC 5280 section 6.1.1, user-initial-policy-set).
+        # Every policy is acceptable in a path (RFC 5280 section 6.1.1, user-initial-policy-set); what an IAK's must say is
+        # judged with its role.
         CERTIFICATE_POLICIES,
         AUTHORITY_KEY_ID,
         EXTENDED_KEY_USAGE,
@@ -59,6 +60,8 @@ class Extensions(msgspec.Struct, frozen=True):
     """Bits of KeyUsage, bit 0 is digitalSignature; None when it is not restricted."""
     purposes: frozenset[str] | None = None
     """Extended key usages; None when they are not restricted."""
+    policies: frozenset[str] = frozenset()
+    """Certificate policies."""
     subject_key_id: bytes = b""
     authority_key_id: bytes = b""
     directory_names: tuple[Name, ...] = ()
@@ -96,6 +99,7 @@ def parse_extensions(reader: Reader, notes: Notes) -> Extensions:
         path_length=path_length,
         key_usage=_usage(_value(values, KEY_USAGE, notes)),
         purposes=_purposes(_value(values, EXTENDED_KEY_USAGE, notes)),
+        policies=_policies(_value(values, CERTIFICATE_POLICIES, notes)),
         subject_key_id=_key_id(_value(values, SUBJECT_KEY_ID, notes)),
         authority_key_id=_issuer_key_id(_value(values, AUTHORITY_KEY_ID, notes)),
         directory_names=directory_names,
@@ -142,6 +146,17 @@ def _purposes(reader: Reader | None) -> frozenset[str] | None:
     found: set[str] = set()
     while inner.peek() >= 0:
         found.add(inner.oid())
+    return frozenset(found)
+
+
+def _policies(reader: Reader | None) -> frozenset[str]:
+    if reader is None:
+        return frozenset()
+    inner = reader.inside(SEQUENCE)
+    reader.finish()
+    found: set[str] = set()
+    while inner.peek() >= 0:
+        found.add(inner.inside(SEQUENCE).oid())  # qualifiers may follow: texts for people
     return frozenset(found)
 
 

@@ -37,6 +37,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """The alternative name does not name the TPM as the profile of its role asks."""
     leaf_authority: Mode
     """The certificate of a TPM's key is one of a CA."""
+    unrestricted: Mode
+    """The certificate of an IAK does not say that its key signs nothing but what its TPM has made. Where that is overlooked,
+    an IDevID, which signs anything, can stand in an IAK's place."""
 
 
 STRICT: Final = Profile(
@@ -49,6 +52,7 @@ STRICT: Final = Profile(
     purpose="reject",
     subject="reject",
     leaf_authority="reject",
+    unrestricted="reject",
 )
 """The TCG EK Credential Profile to the letter."""
 
@@ -62,6 +66,7 @@ PERMISSIVE: Final = Profile(
     purpose="warn",
     subject="warn",
     leaf_authority="warn",
+    unrestricted="reject",
 )
 """What makers really issue, in so far as a signature of a trusted CA still means what it says."""
 

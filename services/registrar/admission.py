@@ -113,6 +113,8 @@ def decide(examined: Examined, accept_ek: AcceptEk) -> Admitted:
         return _admitted(examined, "iak", found)
     if accept_ek == "warn":
         return _admitted(examined, "accepted", [finding("identity.ek-accepted"), *found])
+    if examined.device is not None and not examined.ek_certificate:
+        _refuse(examined.device)  # what the agent has shown, rather than what it has not
     _refuse(examined.endorsement)
     raise EnrolmentError("nobody in the registrar's store vouches for the EK")
 

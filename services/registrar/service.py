@@ -119,6 +119,8 @@ def _rules(config: RegistrarConfig) -> Rules:
     profile = PROFILES[config.ek_profile]
     if config.malformed_certificate == "warn":
         profile = msgspec.structs.replace(profile, malformed="warn")
+    if config.iak_policy == "warn":
+        profile = msgspec.structs.replace(profile, unrestricted="warn")
     return Rules(
         accept_ek=config.accept_ek,
         store=read_store(config.ek_store) if config.ek_store is not None else TrustStore(),

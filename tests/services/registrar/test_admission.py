@@ -2,7 +2,6 @@ import secrets
 
 import msgspec
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestream.config import RegistrarConfig
@@ -11,7 +10,7 @@ from attestream.pki.trust_store import TrustStore
 from attestream.tpm.certification import Certification, build_certification
 from attestream.tpm.public import parse_public
 from attestream.tpm.structures import ClockInfo
-from devtools.certificates import Authority, common_name, hardware_module, key_usage
+from devtools.certificates import Authority
 from devtools.soft_agent import SoftAgent
 from devtools.soft_tpm import SoftTpm
 from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, certified_data
@@ -127,14 +126,12 @@ IAK = SoftTpm(ek="p256", ak="p256")
 
 def device(asked, *, signer=DEVICE_ROOT, name=AGENT.tpm.ak_name, data=b"", **changes):
     """Return the request with the device identity of the agent's machine."""
-    module = x509.SubjectAlternativeName([hardware_module("2.23.133.1.2", b"1234")])
-    extensions = ((key_usage(sign=True), True), (module, False))
-    leaf = signer.sign(common_name("Server"), parse_public(IAK.ak_public).key(), extensions=extensions)
+    leaf = signer.identify("IAK", parse_public(IAK.ak_public).key())
     wanted = certified_data(asked.agent_id, asked.transport_key, asked.nonce)
     attest = build_certification(Certification(IAK.ak_name, data or wanted, ClockInfo(1, 1, 1, True), 1, name, name))
     made = {
         "iak_public": IAK.ak_public,
-        "iak_certificates": [leaf.public_bytes(Encoding.DER)],
+        "iak_certificates": [leaf],
         "attest": attest,
         "signature": IAK.sign(attest),
     }
@@ -160,7 +157,7 @@ def test_device_identity_is_passed_over_without_a_store():
 
 def test_device_identity_of_an_unknown_maker_does_not_vouch():
     strange = device(request(), signer=Authority("Stranger", now=NOW))
-    with pytest.raises(EnrolmentError, match="certificate-missing"):
+    with pytest.raises(EnrolmentError, match="certificate-chain"):
         admitted(strange, devices=(DEVICE_ROOT,))
     assert ("certificate-chain", "warning") in codes(admitted(strange, devices=(DEVICE_ROOT,), accept_ek="warn"))
 
@@ -177,10 +174,8 @@ def test_proof_by_the_iak_must_be_right_in_any_mode(accept_ek, changes):
 
 
 def test_idevid_of_another_device_is_refused():
-    public = parse_public(OTHER.ak_public).key()
-    module = x509.SubjectAlternativeName([hardware_module("2.23.133.1.2", b"another")])
-    leaf = DEVICE_ROOT.sign(common_name("S"), public, extensions=((key_usage(sign=True), True), (module, False)))
-    other = {"idevid_public": OTHER.ak_public, "idevid_certificates": [leaf.public_bytes(Encoding.DER)]}
+    leaf = DEVICE_ROOT.identify("IDevID", parse_public(OTHER.ak_public).key(), serial="another")
+    other = {"idevid_public": OTHER.ak_public, "idevid_certificates": [leaf]}
     with pytest.raises(EnrolmentError, match="device-mismatch"):
         admitted(device(request(), **other), devices=(DEVICE_ROOT,))
 
