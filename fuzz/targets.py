@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +20,7 @@ from attestream.appraisal.boot import appraise_boot_log, compile_boot
 from attestream.appraisal.boot_learning import expectations_from_log
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.policy import compile_policy
+from attestream.backup import contents, databases
 from attestream.credentials import document, token
 from attestream.credentials.nkey import Kind, NKey
 from attestream.ima import device_mapper, evm, log, signatures, templates
@@ -143,6 +147,17 @@ def _judged_boot(data: bytes) -> object:
     return findings.all()
 
 
+def _manifests() -> list[bytes]:
+    entry = contents.Entry(kind="stream", name="EVENTS", size=1, sha256="", items=1, about={"config": {}, "state": {}})
+    return [msgspec.json.encode(contents.Manifest(format=contents.FORMAT, version="1", at=1, entries=[entry]))]
+
+
+def _rows() -> list[bytes]:
+    data = msgspec.msgpack.encode(databases.Frame("t", ["a", "b"], [[1, b"x"], [None, "y"]]))
+    # Not compressed, so that a mutation reaches what is inside.
+    return [gzip.compress(len(data).to_bytes(4, "big") + data, compresslevel=0, mtime=0)]
+
+
 def _every(log_reader: Callable[[bytes], object]) -> Callable[[bytes], object]:
     return lambda data: list(log_reader(data))  # type: ignore[call-overload]  # readers return iterators
 
@@ -185,6 +200,8 @@ TARGETS: Final = (
     Target("certificate", parse_certificate, _certificates),
     Target("policy", compile_policy, _policies),
     Target("messages", _messages, lambda: [base.encode(message) for message in wire_examples.EXAMPLES.values()]),
+    Target("backup_manifest", contents.read_manifest, _manifests),
+    Target("backup_rows", _every(lambda data: databases.frames(io.BytesIO(data))), _rows),
     Target("nkey", lambda data: NKey.from_seed(data.decode("latin-1")), lambda: [_USER.seed.encode()]),
     Target("bus_token", lambda data: token.read(data.decode("latin-1")), lambda: [_bus_token().encode()]),
     Target(

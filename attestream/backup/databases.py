@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Final, cast
 
 import msgspec
@@ -53,8 +55,10 @@ async def save(engine: AsyncEngine, service: str, file: Appendable) -> int:
     return rows
 
 
-async def load(engine: AsyncEngine, service: str, path: Path) -> int:
-    """Put the rows in ``path`` into the empty tables of ``service``, all or none, and return their number.
+async def load(engine: AsyncEngine, service: str, part: AbstractContextManager[io.RawIOBase]) -> int:
+    """Put the rows in ``part`` into the empty tables of ``service``, all or none, and return their number.
+
+    None, when ``part`` raises at its end.
 
     :raises ConfigError: a table holds rows already, or is missing.
     :raises MalformedError: the file does not hold rows of these tables.
@@ -64,19 +68,27 @@ async def load(engine: AsyncEngine, service: str, path: Path) -> int:
     async with transaction(engine) as connection:
         tables = {table.name: table for table in await _tables(connection, service)}
         await _check_empty(connection, service, tables)
-        for frame in _frames(path):
-            table = tables.get(frame.table)
-            if table is None or not set(frame.columns) <= {column.name for column in table.columns}:
-                raise MalformedError(
-                    f"the backup has a table {frame.table[:64]!r} that this version does not know in that form",
-                    remedy="Restore with the version that made the backup, then upgrade.",
-                )
-            values = [dict(zip(frame.columns, row, strict=True)) for row in frame.rows]
-            if values:
-                await connection.execute(sa.insert(table), values)
-            rows += len(values)
+        with part as file:
+            for frame in frames(file):
+                rows += await _insert(connection, tables.get(frame.table), frame)
         await _continue_numbering(connection, tables)
     return rows
+
+
+async def _insert(connection: AsyncConnection, table: sa.Table | None, frame: Frame) -> int:
+    if table is None or not set(frame.columns) <= {column.name for column in table.columns}:
+        raise MalformedError(
+            f"the backup has a table {frame.table[:64]!r} that this version does not know in that form",
+            remedy="Restore with the version that made the backup, then upgrade.",
+        )
+    values = [dict(zip(frame.columns, row, strict=True)) for row in frame.rows]
+    if values:
+        try:
+            await connection.execute(sa.insert(table), values)
+        except (ValueError, TypeError, OverflowError, sa.exc.DataError, sa.exc.IntegrityError) as error:
+            # A driver may refuse a value before the database sees it.
+            raise MalformedError(f"the backup has a row that table {frame.table} does not take") from error
+    return len(values)
 
 
 async def _tables(connection: AsyncConnection, service: str) -> list[sa.Table]:
@@ -111,14 +123,27 @@ async def _continue_numbering(connection: AsyncConnection, tables: dict[str, sa.
                 await connection.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
 
 
-def _frames(path: Path) -> Iterator[Frame]:
+def frames(file: io.RawIOBase | io.BytesIO) -> Iterator[Frame]:
+    """Yield what :func:`save` wrote.
+
+    :raises MalformedError: ``file`` holds something else.
+    """
     decoder = msgspec.msgpack.Decoder(Frame)
     try:
-        with gzip.open(path, "rb") as file:
-            while head := file.read(_LENGTH):
+        with gzip.GzipFile(fileobj=cast("BinaryIO", file), mode="rb") as packed:
+            while head := packed.read(_LENGTH):
                 length = int.from_bytes(head, "big")
                 if len(head) != _LENGTH or length > MAX_FRAME_BYTES:
-                    raise MalformedError(f"{path} does not hold rows")
-                yield decoder.decode(file.read(length))
-    except (OSError, EOFError, msgspec.DecodeError, RecursionError) as error:
-        raise MalformedError(f"{path} does not hold rows: {error}") from error
+                    raise MalformedError("a file of the backup does not hold rows")
+                frame = decoder.decode(packed.read(length))
+                if len(set(frame.columns)) != len(frame.columns) or any(
+                    len(row) != len(frame.columns) or not _are_values(row) for row in frame.rows
+                ):
+                    raise MalformedError(f"the backup has a row that table {frame.table[:64]!r} can not have")
+                yield frame
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise MalformedError(f"a file of the backup does not hold rows: {error}") from error
+
+
+def _are_values(row: list[Any]) -> bool:
+    return all(value is None or isinstance(value, bool | int | float | str | bytes) for value in row)

@@ -68,7 +68,7 @@ def unseal(data: bytes, passphrase: str) -> list[KeyFile]:
         ) from error
     try:
         return msgspec.msgpack.decode(plain, type=list[KeyFile])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MalformedError(f"the keys of the backup can not be read: {error}") from error
 
 
@@ -123,4 +123,4 @@ def _inside(directory: Path, name: str) -> Path:
 
 
 def _key(passphrase: str, salt: bytes) -> bytes:
-    return Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(passphrase.encode())
+    return Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(passphrase.encode(errors="surrogateescape"))

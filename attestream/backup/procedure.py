@@ -20,6 +20,7 @@ from attestream.backup.contents import Entry, Manifest
 from attestream.bus import jetstream, keyvalue
 from attestream.bus.jetstream import ApiError
 from attestream.errors import ConfigError
+from attestream.signing import Signer
 from schemas import topology
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ async def create(
     now: int,
     key_files: list[keys.KeyFile],
     passphrase: str,
+    signer: Signer | None,
     tell: Tell,
 ) -> Manifest:
     """Write a backup into the new ``directory``. The cluster goes on working meanwhile.
 
-    ``key_files`` are encrypted under ``passphrase``; none: the backup holds no keys. ``tell`` hears of each finished file.
+    ``key_files`` are encrypted under ``passphrase``; none: the backup holds no keys. ``signer`` has the registrar's key;
+    without it nobody can tell whose backup it is. ``tell`` hears of each finished file.
 
     :raises ConfigError: the directory is not empty, or can not be written.
     :raises BusError: the bus does not answer.
@@ -91,19 +94,21 @@ async def create(
         about = {"config": snapshot.config, "state": snapshot.state}
         done(Entry(kind="stream", name=stream, size=file.size, sha256=file.sha256, items=snapshot.messages, about=about))
     manifest = Manifest(format=contents.FORMAT, version=__version__, at=now, entries=entries)
-    contents.finish(directory, manifest)
+    contents.finish(directory, manifest, signer)
     return manifest
 
 
-async def restore(bus: Bus, stores: Sequence[Database], directory: Path, *, tell: Tell, replicas: int = 0) -> Manifest:
-    """Make an empty cluster what the backup in ``directory`` was. No service may be running.
+async def restore(
+    bus: Bus, stores: Sequence[Database], directory: Path, manifest: Manifest, *, tell: Tell, replicas: int = 0
+) -> None:
+    """Make an empty cluster what the backup in ``directory`` was, which :func:`attestream.backup.contents.open_backup` has
+    found whole. No service may be running.
 
     :raises ConfigError: the cluster is not empty, a worker is alive, or a part is missing from the backup.
-    :raises MalformedError: the backup is not whole.
+    :raises MalformedError: a file has become another one, or holds what it can not.
     :raises BusError: the bus does not answer.
     :raises StorageError: a database does not answer.
     """
-    manifest = contents.open_backup(directory)
     rows = {entry.name: entry for entry in manifest.entries if entry.kind == "rows"}
     saved = {entry.name: entry for entry in manifest.entries if entry.kind == "stream"}
     missing = [name for name in STREAMS if name not in saved] + [s.service for s in stores if s.service not in rows]
@@ -112,16 +117,16 @@ async def restore(bus: Bus, stores: Sequence[Database], directory: Path, *, tell
     await _check_empty(bus)
     for store in stores:
         entry = rows[store.service]
-        await databases.load(store.engine, store.service, directory / entry.file)
+        await databases.load(store.engine, store.service, contents.reading(directory, entry))
         tell(entry)
     for stream in (*STREAMS, *FORGOTTEN):
         await _remove(bus, stream)
     for stream in STREAMS:
         entry = saved[stream]
         snapshot = streams.Snapshot(config=entry.about["config"], state=entry.about["state"])
-        await streams.load(bus, stream, snapshot, contents.blocks(directory / entry.file), replicas=replicas)
+        # The server makes the stream when it has everything, which it does not get when the file turns out to be another.
+        await streams.load(bus, stream, snapshot, contents.blocks(directory, entry), replicas=replicas)
         tell(entry)
-    return manifest
 
 
 async def _check_empty(bus: Bus) -> None:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from attestream.bus.connection import Bus
     from attestream.config import Config
     from attestream.installation.places import Installation
+    from schemas.trust import Roster
 
 SERVICES: Final = ("registrar", "verifier")
 """Those that have a database."""
@@ -36,6 +38,9 @@ IDENTITY_S: Final = 86_400
 _MAX_PASSPHRASE: Final = 1024
 
 _directory = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+_unsigned = click.option(
+    "--unsigned", is_flag=True, help="Ask for nobody's signature: whoever could write the back-up is believed."
+)
 _passphrase = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -53,13 +58,18 @@ def backup() -> None:
 @_directory
 @click.option("--keys", "with_keys", is_flag=True, help="Copy the keys and the configuration too, encrypted.")
 @_passphrase
+@click.option("--unsigned", is_flag=True, help="Do not sign it: the registrar's key is not here.")
 @json_option
 @pass_session
-def create(session: Session, directory: Path, with_keys: bool, passphrase_file: Path | None, as_json: bool) -> None:
-    """Write a back-up into the new directory DIRECTORY."""
+def create(
+    session: Session, directory: Path, with_keys: bool, passphrase_file: Path | None, unsigned: bool, as_json: bool
+) -> None:
+    """Write a back-up into the new directory DIRECTORY, signed with the registrar's key."""
     from attestream.backup.keys import collect
+    from attestream.signing import Signer
 
     place = installed(session)
+    signer = None if unsigned else Signer.load(place.service_key(Role.REGISTRAR))
     files = collect(place.directory, KEPT) if with_keys else []
     passphrase = _read_passphrase(passphrase_file, confirm=True) if with_keys else ""
 
@@ -74,6 +84,7 @@ def create(session: Session, directory: Path, with_keys: bool, passphrase_file: 
                 now=time.time_ns() // 1_000_000,
                 key_files=files,
                 passphrase=passphrase,
+                signer=signer,
                 tell=_teller(as_json),
             )
 
@@ -84,18 +95,20 @@ def create(session: Session, directory: Path, with_keys: bool, passphrase_file: 
 
 @backup.command()
 @_directory
+@_unsigned
 @json_option
 @pass_session
-def check(_session: Session, directory: Path, as_json: bool) -> None:
-    """See whether the back-up in DIRECTORY is whole."""
+def check(session: Session, directory: Path, unsigned: bool, as_json: bool) -> None:
+    """See whether the back-up in DIRECTORY is whole, and whether a registrar of the installation has signed it."""
     from attestream.backup.contents import open_backup
 
-    manifest = open_backup(directory)
+    manifest = open_backup(directory, None if unsigned else _roster(installed(session)))
     if as_json:
         output.write_json(_told(manifest))
         return
     for entry in manifest.entries:
         _teller(as_json)(entry)
+    click.echo(f"made at {_moment(manifest)}{'; nobody was asked who made it' if unsigned else ', and signed'}")
 
 
 @backup.command()
@@ -108,14 +121,17 @@ def keys(session: Session, directory: Path, passphrase_file: Path | None, as_jso
     from attestream.backup import contents
     from attestream.backup import keys as sealed
 
-    manifest = contents.open_backup(directory)
+    # Whose keys these are is what the passphrase shows; the roster that vouches for the rest is among them.
+    manifest = contents.open_backup(directory, None)
     entry = next((entry for entry in manifest.entries if entry.kind == "keys"), None)
     if entry is None:
         raise ConfigError(f"the back-up in {directory} holds no keys")
     target = session.directory()
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} is not empty, and nothing is overwritten", remedy="Choose another --data-dir.")
-    files = sealed.unseal((directory / entry.file).read_bytes(), _read_passphrase(passphrase_file, confirm=False))
+    with contents.reading(directory, entry) as part:
+        data = part.read()
+    files = sealed.unseal(data, _read_passphrase(passphrase_file, confirm=False))
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = sealed.put_back(files, target)
     if as_json:
@@ -129,26 +145,39 @@ def keys(session: Session, directory: Path, passphrase_file: Path | None, as_jso
 @click.option(
     "--replicas", type=click.IntRange(0, 5), default=0, help="Servers that keep each stream; default: as many as before."
 )
+@_unsigned
 @json_option
 @pass_session
-def restore(session: Session, directory: Path, replicas: int, as_json: bool) -> None:
-    """Make an empty cluster what the back-up in DIRECTORY was. Every service must be stopped."""
-    place = installed(session)
+def restore(session: Session, directory: Path, replicas: int, unsigned: bool, as_json: bool) -> None:
+    """Make an empty cluster what the back-up in DIRECTORY was. Every service must be stopped.
 
-    async def work() -> Manifest:
+    A registrar of the installation must have signed the back-up.
+    """
+    from attestream.backup.contents import open_backup
+
+    place = installed(session)
+    manifest = open_backup(directory, None if unsigned else _roster(place))
+
+    async def work() -> None:
         from attestream.backup import procedure
         from attestream.database import migrate
 
         async with _parts(session, place, Role.RESTORER) as (bus, stores):
             for store in stores:
                 await migrate(store.engine, f"services.{store.service}.migrations")
-            return await procedure.restore(bus, stores, directory, replicas=replicas, tell=_teller(as_json))
+            await procedure.restore(bus, stores, directory, manifest, replicas=replicas, tell=_teller(as_json))
 
-    manifest = complete(work())
+    complete(work())
     if as_json:
         output.write_json(_told(manifest))
     else:
-        click.echo("restored; start the services now")
+        click.echo(f"restored what there was at {_moment(manifest)}; start the services now")
+
+
+def _roster(place: Installation) -> Roster:
+    from attestream.installation.roster import load_roster
+
+    return load_roster(place)
 
 
 @asynccontextmanager
@@ -223,6 +252,10 @@ def _read_passphrase(path: Path | None, *, confirm: bool) -> str:
             return file.read(_MAX_PASSPHRASE).partition("\n")[0]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the passphrase file {path} can not be read: {error}") from error
+
+
+def _moment(manifest: Manifest) -> str:
+    return datetime.fromtimestamp(manifest.at / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _teller(as_json: bool) -> Any:

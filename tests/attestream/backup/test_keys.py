@@ -23,6 +23,19 @@ def test_what_is_sealed_comes_back_with_its_mode(sealed, tmp_path):
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_was_sealed_and_is_no_list_of_files_is_our_own_error(monkeypatch):
+    for plain in (b"\x91\x93\xa1\xff\x00\xc4\x00", b"\x91" * 9000):
+        monkeypatch.setattr(keys.msgspec.msgpack, "encode", lambda _, plain=plain: plain)
+        sealed = keys.seal([], PASSPHRASE)
+        with pytest.raises(MalformedError):
+            keys.unseal(sealed, PASSPHRASE)
+
+
+def test_a_passphrase_that_is_no_text_of_unicode_is_one_all_the_same():
+    phrase = "caf\udce9 " * 4
+    assert keys.unseal(keys.seal([], phrase), phrase) == []
+
+
 def test_another_passphrase_opens_nothing(sealed):
     with pytest.raises(SignatureError, match="passphrase"):
         keys.unseal(sealed, PASSPHRASE + "!")

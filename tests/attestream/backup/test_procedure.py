@@ -28,8 +28,12 @@ def silent(_entry):
 
 async def save(bus, engine, directory):
     return await procedure.create(
-        bus, [Database("verifier", engine)], directory, now=1, key_files=[], passphrase="", tell=silent
+        bus, [Database("verifier", engine)], directory, now=1, key_files=[], passphrase="", signer=None, tell=silent
     )
+
+
+async def restore(bus, stores, directory, tell=silent):
+    await procedure.restore(bus, stores, directory, contents.open_backup(directory, None), tell=tell)
 
 
 @pytest.fixture
@@ -80,7 +84,7 @@ async def test_a_lost_cluster_comes_back_and_goes_on(attested, other_bus, tmp_pa
     await migrate(pool.engine, "services.verifier.migrations")
     await ensure_topology(other_bus)
     told = []
-    await procedure.restore(other_bus, [Database("verifier", pool.engine)], tmp_path / "backup", tell=told.append)
+    await restore(other_bus, [Database("verifier", pool.engine)], tmp_path / "backup", tell=told.append)
     await ensure_topology(other_bus)
     assert {entry.name: entry.items for entry in told}["verifier"] >= len(AGENTS)
 
@@ -115,7 +119,7 @@ async def test_sequences_and_places_of_consumers_are_kept(attested, other_bus, t
     await bus.nc.publish(pulled.reply, b"+ACK")
     await eventually(lambda: acknowledged(bus, 1))
     await save(bus, attested.engine, tmp_path / "backup")
-    await procedure.restore(other_bus, [], tmp_path / "backup", tell=silent)
+    await restore(other_bus, [], tmp_path / "backup", tell=silent)
     restored = await jetstream.call(other_bus, f"STREAM.INFO.{topology.EVENTS.name}")
     assert restored["state"]["last_seq"] >= info["state"]["last_seq"]
     assert restored["config"]["subjects"] == [subjects.EVENTS]
@@ -138,11 +142,11 @@ async def test_results_and_evidence_are_not_kept(attested, bus, tmp_path):
 async def test_a_cluster_that_holds_something_is_not_overwritten(attested, bus, tmp_path):
     await save(bus, attested.engine, tmp_path / "backup")
     with pytest.raises(ConfigError, match="alive: one"):
-        await procedure.restore(bus, [], tmp_path / "backup", tell=silent)
+        await restore(bus, [], tmp_path / "backup", tell=silent)
     await attested.stop("one")
     events = len(await Tenant(bus).events("agent-2"))
     with pytest.raises(ConfigError, match="not empty: COMMANDS"):
-        await procedure.restore(bus, [], tmp_path / "backup", tell=silent)
+        await restore(bus, [], tmp_path / "backup", tell=silent)
     assert len(await Tenant(bus).events("agent-2")) == events
     assert EventKind.FAILED in [event.kind for event in await Tenant(bus).events("agent-2")]
 
@@ -150,7 +154,7 @@ async def test_a_cluster_that_holds_something_is_not_overwritten(attested, bus, 
 async def test_a_database_that_holds_rows_is_not_overwritten(attested, other_bus, bus, tmp_path):
     await save(bus, attested.engine, tmp_path / "backup")
     with pytest.raises(ConfigError, match="holds rows"):
-        await procedure.restore(other_bus, [Database("verifier", attested.engine)], tmp_path / "backup", tell=silent)
+        await restore(other_bus, [Database("verifier", attested.engine)], tmp_path / "backup", tell=silent)
 
 
 async def test_an_altered_or_interrupted_backup_is_not_restored(attested, other_bus, bus, tmp_path):
@@ -160,11 +164,11 @@ async def test_an_altered_or_interrupted_backup_is_not_restored(attested, other_
     whole = target.read_bytes()
     target.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(MalformedError, match=r"EVENTS\.stream is not the file"):
-        await procedure.restore(other_bus, [], place, tell=silent)
+        await restore(other_bus, [], place, tell=silent)
     target.write_bytes(whole)
     (place / contents.MANIFEST).rename(place / "gone")
     with pytest.raises(ConfigError, match="no whole backup"):
-        await procedure.restore(other_bus, [], place, tell=silent)
+        await restore(other_bus, [], place, tell=silent)
     assert (await jetstream.call(other_bus, "STREAM.NAMES"))["streams"] is None
 
 
@@ -172,16 +176,16 @@ async def test_an_altered_or_interrupted_backup_is_not_restored(attested, other_
 def test_a_manifest_can_not_name_files_elsewhere(tmp_path, name):
     contents.start(tmp_path / "backup")
     entry = contents.Entry(kind="stream", name=name, size=0, sha256="", items=0)
-    contents.finish(tmp_path / "backup", contents.Manifest(format=contents.FORMAT, version="", at=0, entries=[entry]))
+    contents.finish(tmp_path / "backup", contents.Manifest(format=contents.FORMAT, version="", at=0, entries=[entry]), None)
     with pytest.raises(MalformedError, match="names a file"):
-        contents.open_backup(tmp_path / "backup")
+        contents.open_backup(tmp_path / "backup", None)
 
 
 async def test_a_backup_never_goes_into_a_directory_that_holds_something(bus, tmp_path):
     (tmp_path / "backup").mkdir()
     (tmp_path / "backup" / "letter").write_text("dear")
     with pytest.raises(ConfigError, match="not empty"):
-        await procedure.create(bus, [], tmp_path / "backup", now=1, key_files=[], passphrase="", tell=silent)
+        await procedure.create(bus, [], tmp_path / "backup", now=1, key_files=[], passphrase="", signer=None, tell=silent)
 
 
 async def test_rows_move_from_sqlite_to_postgresql(attested, bus, other_bus, tmp_path, postgres_url):
@@ -190,7 +194,7 @@ async def test_rows_move_from_sqlite_to_postgresql(attested, bus, other_bus, tmp
     engine = open_engine(postgres_url)
     try:
         await migrate(engine, "services.verifier.migrations")
-        await procedure.restore(other_bus, [Database("verifier", engine)], tmp_path / "backup", tell=silent)
+        await restore(other_bus, [Database("verifier", engine)], tmp_path / "backup", tell=silent)
         select = sa.text("SELECT agent_id, standing, state FROM verifier_attesters ORDER BY agent_id")
         async with attested.engine.connect() as here, engine.connect() as there:
             rows = [tuple(row) for row in await there.execute(select)]

@@ -63,6 +63,14 @@ async def test_a_cluster_moves_to_another_machine(place, tmp_path, phrase, capsy
     assert await run(second.directory, "backup", "keys", target, "--passphrase-file", phrase) == exits.OK
     assert second.root_key.read_bytes() == place.root_key.read_bytes()
     assert second.root_key.stat().st_mode & 0o777 == 0o600
+    signature = tmp_path / "backup" / "manifest.sig"
+    signed = signature.read_bytes()
+    signature.unlink()
+    assert await run(second.directory, "backup", "check", target) == exits.REFUSED
+    assert await run(second.directory, "backup", "restore", target) == exits.REFUSED
+    assert "nobody has signed the backup" in capsys.readouterr().err
+    assert await run(second.directory, "backup", "check", target, "--unsigned") == exits.OK
+    signature.write_bytes(signed)
     # Its own bus does not run: the command starts it for as long as it needs.
     assert await run(second.directory, "backup", "restore", target) == exits.OK
     assert "restored" in capsys.readouterr().out
