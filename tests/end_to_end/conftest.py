@@ -77,7 +77,7 @@ def attest(tenant):
             outcome = await tenant.add(agent_id, **times)
             assert outcome.ok, outcome.message
         for agent_id in fleet.agents:
-            await tenant.becomes(agent_id, Standing.TRUSTED, 20)
+            await tenant.becomes(agent_id, Standing.TRUSTED, 60)
 
     return put
 

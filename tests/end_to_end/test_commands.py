@@ -65,7 +65,7 @@ async def test_sent_while_no_verifier_is_alive(cluster, make_fleet, tenant, obse
         ]
     await one.restart()
     for agent_id in fleet.agents:
-        await tenant.becomes(agent_id, Standing.TRUSTED, 20)
+        await tenant.becomes(agent_id, Standing.TRUSTED, 60)
         record = await observer.record(agent_id=agent_id)
         assert [event.kind for event in record] == [
             EventKind.ADDED,
@@ -119,7 +119,7 @@ async def test_the_worker_dies_between_the_event_and_the_row(bus, cluster, make_
     await one.restart()
     if kind == "delete":
         # Its lease of a minute must not go on to say that the forgotten agent is trusted.
-        await tenant.becomes(agent_id, Standing.UNKNOWN, 20)
+        await tenant.becomes(agent_id, Standing.UNKNOWN, 60)
     else:
 
         async def applied():

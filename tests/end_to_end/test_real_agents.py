@@ -83,13 +83,13 @@ async def test_enrolment_attestation_tampering_and_revocation(bus, cluster, mach
     kinds = {}
     for agent_id in ("rsa", "ecc"):
         assert (await tenant.add(agent_id, interval_ms=2000)).ok
-        await tenant.becomes(agent_id, Standing.TRUSTED, 20)
+        await tenant.becomes(agent_id, Standing.TRUSTED, 60)
         identity = await bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id=agent_id), Identity)
         kinds[agent_id] = identity.ak_public
     assert len(kinds["rsa"]) > 256 > len(kinds["ecc"])
     for number, (culprit, witness) in enumerate((("rsa", "ecc"), ("ecc", "rsa"))):
         machines[number].run(BAD, b"a program that nobody knows")
-        await tenant.becomes(culprit, Standing.FAILED, 20)
+        await tenant.becomes(culprit, Standing.FAILED, 60)
         failed = (await observer.record(EventKind.FAILED))[number]
         assert [(found.code, found.culprit) for found in failed.findings] == [("runtime.path-unknown", BAD)]
         await eventually(lambda pair=(failed.id, culprit), who=witness: pair in heard(who), 20)
@@ -112,7 +112,7 @@ async def test_logs_in_parts_through_a_worker_kill(bus, cluster, machines, start
     boot_log.write_bytes(b"firmware" * (PART_BYTES // 8 + 1))
     agent = await start_agent("a", 0, ek="p256", ak="p256", boot_log=str(boot_log))
     assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
-    await tenant.becomes("a", Standing.TRUSTED, 20)
+    await tenant.becomes("a", Standing.TRUSTED, 60)
 
     async def status():
         return await bus.request(subjects.QUERY_VERIFIER_AGENT, AgentQuery(agent_id="a"), AgentStatus)
@@ -137,7 +137,7 @@ async def test_logs_in_parts_through_a_worker_kill(bus, cluster, machines, start
     owner = workers[(await tenant.result("a")).worker]
     await parts_seen(bus, "a", lambda part: owner.kill())
     agent.thaw()
-    await tenant.becomes("a", Standing.FAILED, 20)
+    await tenant.becomes("a", Standing.FAILED, 60)
     [failed] = await observer.record(EventKind.FAILED)
     assert [found.culprit for found in failed.findings] == [BAD]
     assert failed.worker != owner.name

@@ -33,7 +33,7 @@ async def test_deleted_and_enrolled_anew_with_another_tpm(bus, cluster, nats_ser
         fleet = SoftFleet(bus, [agent])
         await fleet.start()
         assert (await tenant.add("a", interval_ms=300)).ok
-        await tenant.becomes("a", Standing.TRUSTED, 20)
+        await tenant.becomes("a", Standing.TRUSTED, 60)
         await fleet.stop()
         assert (await tenant.command("a", DeleteAgent(command_id=agent.transport_key.hex(), agent_id="a"))).ok
         async with connect_client(nats_server.url, trust=unverified()) as client:

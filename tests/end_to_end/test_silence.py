@@ -41,7 +41,7 @@ async def test_results_lapse_and_the_broker_itself_tells_a_durable_subscriber(
                 break
     await one.restart()
     for agent_id in fleet.agents:
-        await tenant.becomes(agent_id, Standing.TRUSTED, 20)
+        await tenant.becomes(agent_id, Standing.TRUSTED, 60)
         kinds = [event.kind for event in await observer.record(agent_id=agent_id)]
         assert kinds == [EventKind.ADDED, EventKind.TRUSTED, EventKind.LAPSED, EventKind.RECOVERED]
 
@@ -67,7 +67,7 @@ async def test_evidence_that_waited_for_a_verifier_ends_trust_but_never_renews_i
     window_ms = 2 * 1000
     await eventually(lambda: unix_ms() > max(evidence.issued_at for evidence in kept) + window_ms + 500)
     await one.restart()
-    await tenant.becomes(bad, Standing.FAILED, 20)
+    await tenant.becomes(bad, Standing.FAILED, 60)
     [failed] = await observer.record(EventKind.FAILED)
     assert [found.culprit for found in failed.findings] == [BAD]
     await observer.each_failure_is_revoked([bad])

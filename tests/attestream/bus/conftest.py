@@ -18,7 +18,7 @@ Eventually = Callable[..., Awaitable[None]]
 def eventually() -> Eventually:
     """Wait until a condition holds; fail after the deadline."""
 
-    async def wait(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    async def wait(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.01)

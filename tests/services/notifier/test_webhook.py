@@ -116,7 +116,7 @@ async def test_slow_sink_delays_no_other(bus, signer, receiver, make_receiver, f
     async with notifying(bus, config(*hooks), signer):
         for number in range(5):
             await fail(f"agent-{number}")
-        await eventually(lambda: len(receiver.documents) >= 5, 2)
+        await eventually(lambda: len(receiver.documents) >= 5, 20)
         assert slow.documents == []
 
 

@@ -128,4 +128,4 @@ async def test_parts_that_never_become_whole_do_not_hold_up_the_partition(pool, 
     async def settled() -> bool:
         return await unsettled() == 0
 
-    await eventually(settled, 5)
+    await eventually(settled, 30)

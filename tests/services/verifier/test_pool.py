@@ -119,7 +119,7 @@ async def test_another_worker_takes_over_and_no_agent_is_forgotten(pool, tenant,
         results = [await tenant.result(agent_id) for agent_id in fleet.agents]
         return all(r and r.worker == "two" and r.standing is Standing.TRUSTED for r in results)
 
-    await eventually(taken_over, 8)
+    await eventually(taken_over, 30)
     fleet.agents["agent-1"].run(BAD, digest_of(BAD))
     await fleet.notice("agent-1")
     await tenant.becomes("agent-1", Standing.FAILED)
@@ -281,7 +281,7 @@ async def test_an_ex_owner_can_not_write_over_its_successor(pool, tenant, fleet)
     old = attester.partition.fence
     await pool.cut("one")
     two = await pool.start("two")
-    await eventually(lambda: len(two.status().partitions) == 64, 8)
+    await eventually(lambda: len(two.status().partitions) == 64, 30)
     index = partition("agent-0")
     assert attester.partition.index == index
     with pytest.raises(FencedError):
