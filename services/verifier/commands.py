@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from typing import TYPE_CHECKING, Final
@@ -58,8 +59,9 @@ _COMMAND_ID: Final = re.compile(r"[!-~]{1,64}\Z", re.ASCII)
 _TRIGGERS: Final = {UpdateAgent: Trigger.UPDATED, StartAgent: Trigger.STARTED, StopAgent: Trigger.STOPPED}
 
 
-async def execute(partition: Partition, command: Command, author: Author) -> Outcome:
-    """Carry out what ``author`` has asked for and return its outcome; a refusal is an outcome too.
+async def execute(partition: Partition, command: Command, author: Author, sequence: int) -> Outcome:
+    """Carry out what ``author`` has asked for and return its outcome; a refusal is an outcome too. ``sequence`` is the
+    command's in its stream.
 
     :raises AttestreamError: when it can not be carried out for now; it must then be offered again.
     :raises MalformedError: when its id is not 1-64 printable characters of ASCII.
@@ -74,7 +76,7 @@ async def execute(partition: Partition, command: Command, author: Author) -> Out
         await _check_still(partition, author)
         if author.key_id and partition.now() - author.signed_at > LIFE_MS:
             raise ExpiredError("the command is older than a day", remedy="Give it again if it is still wanted.")
-        detail = await _dispatch(partition, command, order)
+        detail = await _dispatch(partition, command, order, sequence)
     except RefusedError as error:
         log.info("command %s of %s refused: %s", command.command_id, order.actor or "nobody", error.message)
         if isinstance(error, ForbiddenError | SupersededError):
@@ -121,10 +123,10 @@ async def _record_refusal(partition: Partition, command: Command, order: Order, 
     await partition.journal.record(event, partition.fence)
 
 
-async def _dispatch(partition: Partition, command: Command, order: Order) -> str:
+async def _dispatch(partition: Partition, command: Command, order: Order, sequence: int) -> str:
     match command:
         case AddAgent():
-            return await _add(partition, command, order)
+            return await _add(partition, command, order, _incarnation(order, sequence))
         case UpdateAgent() | StartAgent() | StopAgent():
             return await _change(partition, command, order)
         case DeleteAgent():
@@ -141,10 +143,10 @@ def _check_order(order: Order, last_id: str, last_at: int) -> None:
         raise SupersededError("another command was signed later and has been executed")
 
 
-async def _add(partition: Partition, command: AddAgent, order: Order) -> str:
+async def _add(partition: Partition, command: AddAgent, order: Order, incarnation: str) -> str:
     known = partition.attesters.get(command.agent_id)
     if known is not None:
-        if known.incarnation == _incarnation(command.command_id):
+        if known.incarnation == incarnation:
             return known.policy_name
         raise AgentExistsError(f"{command.agent_id} is under attestation already")
     if order.key_id:
@@ -156,7 +158,7 @@ async def _add(partition: Partition, command: AddAgent, order: Order) -> str:
     identity = await identities.ask(partition.bus, command.agent_id)
     attester = Attester(command.agent_id, partition, policy, name)
     attester.token = subjects.token(command.agent_id)
-    attester.incarnation = _incarnation(command.command_id)
+    attester.incarnation = incarnation
     attester.last_command, attester.commanded_at = order.id, order.at
     attester.standing = Standing.ENROLLED
     identities.adopt(attester, identity)
@@ -173,7 +175,7 @@ async def _change(partition: Partition, command: UpdateAgent | StartAgent | Stop
     _check_order(order, attester.last_command, attester.commanded_at)
     wanted = command.attestation if isinstance(command, UpdateAgent) else None
     # A command that is on the record has named its policy: the newest version may be another by now.
-    recorded = attester.last_command == command.command_id
+    recorded = (attester.last_command, attester.commanded_at) == (order.id, order.at)
     name, policy = attester.policy_name, attester.policy
     if wanted is not None and not recorded:
         name, policy = await partition.policies.find(wanted.policy)
@@ -274,8 +276,10 @@ def _known(partition: Partition, agent_id: str) -> Attester:
         raise UnknownAgentError(f"{agent_id} is not under attestation") from None
 
 
-def _incarnation(command_id: str) -> str:
-    return command_id[:16]
+def _incarnation(order: Order, sequence: int) -> str:
+    """Return what tells this life of an agent from every other. Ids of events are made of it, so that no client may choose
+    it: the sequence does not come again as long as the stream lives, nor the time of the signature when it is made anew."""
+    return hashlib.sha256(f"{order.id} {order.key_id} {order.at} {sequence}".encode()).hexdigest()[:16]
 
 
 def _set_times(attester: Attester, attestation: Attestation, lease_floor_s: float) -> None:

@@ -273,7 +273,7 @@ class Partition:
         except RefusedError as error:
             await self._tell(delivery, commands.refusal(command, error))
             raise
-        await self._tell(delivery, await commands.execute(self, command, author))
+        await self._tell(delivery, await commands.execute(self, command, author, delivery.sequence))
 
     async def _tell(self, delivery: Delivery, outcome: Outcome) -> None:
         reply_to = delivery.headers.get(subjects.HEADER_REPLY_TO, "")
