@@ -114,7 +114,7 @@ COMMANDS: Final[tuple[Message, ...]] = (
     commands.StopAgent(command_id="c3", agent_id=_AGENT, actor="alice"),
     commands.StartAgent(command_id="c4", agent_id=_AGENT, actor="alice"),
     commands.DeleteAgent(command_id="c5", agent_id=_AGENT, actor="alice"),
-    commands.PublishPolicy(command_id="c6", name="web", digest="0" * 64, actor="alice"),
+    commands.PublishPolicy(command_id="c6", name="web", digest="0" * 64, actor="alice", envelope="1" * 64),
     commands.ApprovePolicy(command_id="c7", name="web", version=3, digest="0" * 64, actor="bob"),
     commands.RejectPolicy(command_id="c8", name="web", version=3, digest="0" * 64, reason="too wide", actor="bob"),
     commands.Outcome(command_id="c1", ok=False, code="policy-unknown", message="no web@3", remedy="push it", detail="d"),
@@ -132,6 +132,8 @@ COMMANDS: Final[tuple[Message, ...]] = (
         decision=commands.PolicyDecision(
             actor="bob", actor_key="fedcba9876543210", at=_AT + 9, command_id="c8", command_at=_AT + 8, reason="too wide"
         ),
+        envelope="1" * 64,
+        signed_by="2" * 64,
     ),
     _STATUS,
     commands.AgentStatusPage(agents=[_STATUS], more=True),

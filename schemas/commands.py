@@ -69,6 +69,8 @@ class PublishPolicy(Message, kw_only=True, frozen=True, tag="policy-publish"):
     digest: str
     """SHA-256 of the document in hex."""
     actor: str = ""
+    envelope: str = ""
+    """SHA-256 in hex of the DSSE envelope that the document was signed in, in the same bucket; empty when in none."""
 
 
 class ApprovePolicy(Message, kw_only=True, frozen=True, tag="policy-approve"):
@@ -169,6 +171,11 @@ class PolicyRecord(Message, kw_only=True, frozen=True, tag="policy-record"):
     """Whether it can be used."""
     decision: PolicyDecision | None = None
     """None where the installation asks for no second person, and until there is one."""
+    envelope: str = ""
+    """SHA-256 in hex of the DSSE envelope that it was pushed in; empty when in none."""
+    signed_by: str = ""
+    """Id of the key whose signature the verifier has found on it: SHA-256 of its PEM form in hex; empty where it was asked
+    for none."""
 
 
 class AgentStatus(Message, kw_only=True, frozen=True, tag="agent-status"):

@@ -35,7 +35,7 @@ for _command in (create, convert, sign, verify, diff, check):
 @json_option
 @pass_session
 def push(session: Session, name: str, file: BinaryIO, as_json: bool) -> None:
-    """Check the policy document in FILE and publish it as the next version of NAME.
+    """Check the policy document in FILE, plain or signed (`policy sign`), and publish it as the next version of NAME.
 
     The document of the newest version makes no new one. Where the installation asks for two people, the version is only
     proposed: somebody else has to approve it before it is used.
@@ -116,7 +116,8 @@ def show(session: Session, reference: str, as_json: bool) -> None:
         write_json({"record": record, "document": json.loads(document)})
         return
     numbers = f"{record.entries} reference values, sha256 {record.digest}"
-    output.note(f"{record.name}@{record.version}, {_state(record)}, {numbers}")
+    signed = f", signed by key {record.signed_by}" if record.signed_by else ""
+    output.note(f"{record.name}@{record.version}, {_state(record)}, {numbers}{signed}")
     click.echo(document, nl=not document.endswith(b"\n"))
 
 

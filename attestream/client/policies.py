@@ -91,20 +91,32 @@ async def find(bus: Bus, reference: str) -> tuple[PolicyRecord, bytes]:
 async def push(bus: Bus, commander: Commander, name: str, document: bytes, *, timeout_s: float) -> Outcome:
     """Check ``document`` with the layers that it names, store it, and make it the next version of policy ``name``.
 
+    ``document`` may be in an envelope (DSSE): then the envelope is stored, too, and the verifier looks at who signed it.
+
     :raises UnknownPolicyError: when one of its layers does not exist.
     :raises PolicyError: when the document is not valid; nothing has been sent then.
-    :raises MalformedError: when ``name`` can not be a policy's name.
+    :raises MalformedError: when ``name`` can not be a policy's name, or the envelope can not be read.
     :raises PendingCommandError: when no verifier has answered within ``timeout_s`` seconds.
     :raises BusError: when the bus does not take it.
     """
     from attestream.appraisal.layers import layer_names
     from attestream.appraisal.policy import compile_policy
     from attestream.bus import objects
+    from attestream.reference.envelope import is_envelope, parse_envelope
 
     check_name(name)
+    envelope = document if is_envelope(document) else b""
+    if envelope:
+        document = parse_envelope(envelope).payload
     compile_policy(document, {layer: (await find(bus, layer))[1] for layer in layer_names(document)})
     digest = await objects.put(bus, POLICIES, document)
-    command = PublishPolicy(command_id=new_command_id(), name=name, digest=digest, actor=actor())
+    command = PublishPolicy(
+        command_id=new_command_id(),
+        name=name,
+        digest=digest,
+        actor=actor(),
+        envelope=await objects.put(bus, POLICIES, envelope) if envelope else "",
+    )
     return await commander.send(command, timeout_s=timeout_s)
 
 

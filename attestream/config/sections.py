@@ -188,6 +188,9 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Seconds after which the partitions of a silent worker pass to others; default 2."""
     boot_policy_modules: list[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}\Z")]] = []
     """Python modules with boot policies of your own; default none."""
+    policy_keys: list[Path] = []
+    """PEM files of public keys (Ed25519 or ECDSA) of which one must have signed a policy that is pushed, the same for all
+    workers; none (default): policies need not be signed."""
 
 
 class Webhook(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from attestream.appraisal.layers import layer_names
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
@@ -19,6 +19,7 @@ from attestream.errors import (
     SupersededError,
     UnknownPolicyError,
 )
+from attestream.reference.envelope import PublicKey
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy
 from schemas import topology
 from schemas.base import Decoder, SchemaError, encode
@@ -26,6 +27,7 @@ from schemas.commands import ApprovePolicy, PolicyRecord, PolicyState, PublishPo
 from schemas.subjects import POLICY_NAME
 from services.verifier import approvals
 from services.verifier.journal import Order
+from services.verifier.policy_signatures import signer_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,10 @@ def split(reference: str) -> tuple[str, int | None]:
 
 
 class Policies:
-    """The worker's compiled policies, at most ``capacity`` besides those in use."""
+    """The worker's compiled policies, at most ``capacity`` besides those in use.
+
+    :param keys: one of which must sign a document before it is published; none: nobody needs to.
+    """
 
     def __init__(
         self,
@@ -55,11 +60,13 @@ class Policies:
         clock: Callable[[], int],
         capacity: int = 64,
         boot_policies: Mapping[str, BootPolicy] = BUILT_IN,
+        keys: Sequence[PublicKey] = (),
     ) -> None:
         self._bus = bus
         self._clock = clock
         self._capacity = capacity
         self._boot_policies = boot_policies
+        self._keys = keys
         self._compiled: OrderedDict[str, asyncio.Task[CompiledPolicy]] = OrderedDict()
         self._digests: dict[str, tuple[str, str]] = {}
         """``name@version``, which never changes its meaning -> the same and the document's digest."""
@@ -106,11 +113,14 @@ class Policies:
         people the version is only proposed.
 
         :raises SupersededError: when the newest version was ordered later.
-        :raises PolicyError: when the document is not valid or the name is not.
+        :raises PolicyError: when the document is not valid or the name is not, or its envelope holds another document.
+        :raises SignatureError: when it must be signed, and is not by a key that may.
         """
         name, version = split(command.name)
         if version is not None:
             raise PolicyError("a version can not be chosen", remedy="Give the name only; versions count up by themselves.")
+        envelope = await self._document(command.envelope) if command.envelope else None
+        signer = await asyncio.to_thread(signer_of, envelope, command.digest, self._keys)
         policy = await self.compiled(command.digest)
         state = PolicyState.PROPOSED if await approvals.wanted(self._bus) else PolicyState.APPROVED
         records, highest = await self._records(name)
@@ -120,7 +130,8 @@ class Policies:
         newest = records[-1] if records else None
         if newest is not None and order.at < newest.command_at:
             raise SupersededError(f"{name}@{newest.version} was ordered later")
-        if newest is not None and newest.digest == command.digest and newest.state in (state, PolicyState.APPROVED):
+        usable = newest is not None and newest.state in (state, PolicyState.APPROVED)
+        if newest is not None and usable and newest.digest == command.digest and (newest.signed_by or not signer):
             return newest
         record = PolicyRecord(
             name=name,
@@ -133,6 +144,8 @@ class Policies:
             command_at=order.at,
             actor_key=order.key_id,
             state=state,
+            envelope=command.envelope,
+            signed_by=signer,
         )
         key = topology.policy_key(name, record.version)
         try:

@@ -28,6 +28,7 @@ from services.verifier.lease import Lease, boot_clock
 from services.verifier.partition import Partition, Services
 from services.verifier.plan import Planner
 from services.verifier.policies import Policies
+from services.verifier.policy_signatures import load_policy_keys
 from services.verifier.scheduler import TICK, Scheduler, monotonic_ms
 from services.verifier.steering import Steering
 from services.verifier.store import Store
@@ -111,7 +112,12 @@ class Worker:
             settings=settings,
             clock=clock,
             store=store,
-            policies=Policies(bus, clock, boot_policies=load_boot_policies(settings.boot_policy_modules)),
+            policies=Policies(
+                bus,
+                clock,
+                boot_policies=load_boot_policies(settings.boot_policy_modules),
+                keys=load_policy_keys(settings.policy_keys),
+            ),
             journal=journal,
             scheduler=self.scheduler,
             desk=desk,

@@ -294,3 +294,19 @@ def test_published_versions_are_compared_and_checked(inside, up, tmp_path):
     assert inside("--url", up.url, "policy", "check", "tools@2").code == 0
     ran = inside("--url", up.url, "policy", "diff", "tools@1", "tools@9")
     assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+
+
+def test_a_signed_policy_is_pushed_in_its_envelope(inside, up, tmp_path):
+    document, envelope = policy(tmp_path / "plain"), str(tmp_path / "signed")
+    assert inside("policy", "sign", document, "--new-key", str(tmp_path / "key"), "-o", envelope).code == 0
+    assert inside("--url", up.url, "policy", "push", "signed", envelope).code == 0
+    shown = inside("--url", up.url, "policy", "show", "signed", "--json").json
+    assert shown["document"] == json.loads(Path(document).read_text())
+    assert len(shown["record"]["envelope"]) == 64
+    # The installation names no key: it says of none that it has signed.
+    assert shown["record"].get("signed_by", "") == ""
+    # The envelope adds nothing to the document: it is the same version.
+    assert "signed@1" in inside("--url", up.url, "policy", "push", "signed", document).out
+    Path(envelope).write_text('{"payload": "x"}')
+    ran = inside("--url", up.url, "policy", "push", "signed", envelope)
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
