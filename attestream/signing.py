@@ -146,6 +146,10 @@ class TrustedKeys:
         """The ids of the keys."""
         return frozenset(self._keys)
 
+    def succeeded(self, old: str, new: VerifyingKey) -> TrustedKeys:
+        """Return these keys with ``new`` in the place of the one of id ``old``."""
+        return TrustedKeys([*(key for name, key in self._keys.items() if name != old), new])
+
     def open(self, signed: Signed, kind: type[M]) -> M:
         """Return the message in an envelope, after its signature was verified.
 

@@ -31,6 +31,7 @@ from schemas import subjects, topology
 from schemas.base import decode
 from schemas.commands import AddAgent, Attestation, Command, Outcome, PublishPolicy
 from schemas.events import Event, Result, Standing
+from services.verifier.cluster_secret import ClusterSecret
 from services.verifier.queries import Queries
 from services.verifier.store import Store
 from services.verifier.worker import Worker
@@ -56,7 +57,7 @@ def make_agent(agent_id: str, ak: str = "p256") -> SoftAgent:
     return agent
 
 
-async def eventually(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 30.0) -> Any:
     """Poll ``condition`` until it is true and return its value.
 
     :raises AssertionError: when it stays false.
@@ -107,7 +108,8 @@ class Pool:
         await migrate(self.engine, "services.verifier.migrations")
         bus = await connect(BusSettings(urls=[self._bus_url], name=name, reconnect_spread_s=0.1))
         await self._trust().start(bus)
-        worker = Worker(bus, self.store, msgspec.structs.replace(self._settings, worker_id=name), self._secret, clock)
+        settings = msgspec.structs.replace(self._settings, worker_id=name)
+        worker = Worker(bus, self.store, settings, ClusterSecret(self._secret), clock)
         await Queries(bus, self.store, worker).serve()
         self._workers[name] = (worker, bus, asyncio.create_task(worker.run()))
         return worker

@@ -13,6 +13,7 @@ from attestream.clock import unix_ms
 from attestream.signing import Signer, TrustedKeys
 from attestream.trust import publication
 from attestream.trust import roster as rosters
+from attestream.trust.roots import vouch
 from schemas import subjects, topology
 from schemas.base import encode
 from schemas.roles import Role
@@ -82,3 +83,11 @@ class RosterKeys:
     def revoke(self, name: str) -> None:
         """Revoke the key of ``name`` from now on."""
         self.roster = rosters.revoke_key(self.roster, self.signers[name].key_id, unix_ms())
+
+    def succeed_root(self, *, until: int = 0) -> Signer:
+        """Give the root key's place to another, for which it vouches in the roster ``until`` then, and return it."""
+        new = Signer.generate(self.directory / f"root-{self.roster.version}.pem")
+        now = unix_ms()
+        voucher = vouch(self.root, new.public_pem, self.roster.installation, now=now, until=until)
+        self.roster, self.root = rosters.succeed(self.roster, voucher, now), new
+        return new

@@ -233,7 +233,9 @@ TRUST: Final[tuple[Message, ...]] = (
         ],
         policy_approvals=2,
         approvals_by="alice",
+        vouchers=[events.Signed(payload=b"a", key_id="0123456789abcdef", algorithm="ed25519", signature=b"b")],
     ),
+    trust.RootVoucher(installation="0123456789abcdef", successor="-----BEGIN PUBLIC KEY-----", at=_AT, until=_AT + 1),
 )
 ARCHIVE: Final[tuple[Message, ...]] = (
     archive.ArchiveEntry(

@@ -274,7 +274,7 @@ CHANNELS: Final = (
 )
 """Every subject of the contract."""
 
-ENVELOPED: Final = (events.Revocation, trust.Roster, archive.ArchivedAppraisal)
+ENVELOPED: Final = (events.Revocation, trust.Roster, trust.RootVoucher, archive.ArchivedAppraisal)
 """Messages that travel inside of something else: of a ``Signed`` envelope, or of an object."""
 
 HEADERS: Final = (

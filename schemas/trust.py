@@ -13,6 +13,7 @@ import base64
 import hashlib
 
 from schemas.base import Message, Part
+from schemas.events import Signed
 from schemas.roles import Role
 
 
@@ -39,6 +40,20 @@ class RosterKey(Part, kw_only=True, frozen=True):
     """Who has put it into the roster or, once that is done, revoked it."""
 
 
+class RootVoucher(Message, kw_only=True, frozen=True, tag="root-voucher"):
+    """The word of a root key for the next one, which has its place from then on. Travels in a
+    :class:`schemas.events.Signed` envelope by the former."""
+
+    installation: str
+    """The one in which it counts."""
+    successor: str
+    """Public key: SubjectPublicKeyInfo in PEM."""
+    at: int
+    """Unix time in milliseconds."""
+    until: int
+    """Unix time in milliseconds until which rosters carry it: whoever has seen none by then must be given the new key."""
+
+
 class Roster(Message, kw_only=True, frozen=True, tag="roster"):
     """All keys of an installation. Travels in a :class:`schemas.events.Signed` envelope by a root key."""
 
@@ -54,6 +69,8 @@ class Roster(Message, kw_only=True, frozen=True, tag="roster"):
     """People that a new version of a policy needs, its author among them: 1 or 2."""
     approvals_by: str = ""
     """Who has said that."""
+    vouchers: list[Signed] = []
+    """Root keys for their successors, the oldest first."""
 
 
 def covered_bytes(subject: str, signed_at: int, payload: bytes) -> bytes:

@@ -11,6 +11,9 @@ from schemas.events import Finding
 MAX_SKEW_MS: Final = 5_000
 """How far the clocks of two verifier hosts may disagree."""
 
+INVALID: Final = "freshness.nonce-invalid"
+"""Code of the finding about a nonce that was not made from the secret."""
+
 _DOMAIN: Final = b"attestream/nonce/1"
 
 
@@ -43,9 +46,9 @@ def judge(
     :param window_ms: how long a challenge may be answered.
     """
     if not (0 <= seq < 1 << 63 and 0 <= issued_at < 1 << 63):
-        return finding("freshness.nonce-invalid")
+        return finding(INVALID)
     if not hmac.compare_digest(nonce(secret, agent_id, seq, issued_at), claimed):
-        return finding("freshness.nonce-invalid")
+        return finding(INVALID)
     if seq <= last_seq:
         return finding("freshness.replayed", f"challenge {seq}")
     if issued_at > now + MAX_SKEW_MS:

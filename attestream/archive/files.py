@@ -21,8 +21,9 @@ from attestream.archive.reading import Kept, decode_entry, opened
 from attestream.backup.contents import start, writing
 from attestream.errors import MalformedError, SignatureError
 from attestream.signing import TrustedKeys
-from attestream.trust import publication, roster
+from attestream.trust import publication
 from attestream.trust.keyring import Keyring, check_role
+from attestream.trust.roots import open_roster
 from schemas import subjects
 from schemas.archive import ArchivedAppraisal, ArchiveEntry
 from schemas.base import SchemaError, decode
@@ -141,7 +142,7 @@ def _prove(directory: Path, proof: Proof, data: bytes, roots: TrustedKeys) -> st
         signed = decode(_file(directory, ROSTER, _SMALL), Signed)
     except SchemaError as error:
         raise MalformedError(f"the roster in {directory} can not be read: {error}") from error
-    keyring = Keyring(roster.open_signed(signed, roots))
+    keyring = Keyring(open_roster(signed, roots)[0])
     signature = publication.parse(proof.signature)
     author = keyring.verify(signature, proof.subject, data, received_at=proof.stored_at)
     check_role(author, (Role.VERIFIER,))

@@ -16,11 +16,13 @@ from attestream.bus.stored import replica_message
 from attestream.errors import AttestreamError, ConfigError, MalformedError, SignatureError
 from attestream.signing import TrustedKeys
 from attestream.telemetry import ROSTER_AGE, gauge
-from attestream.trust import freshness, roster
+from attestream.trust import freshness
 from attestream.trust.keyring import Keyring
+from attestream.trust.roots import UnknownRootError, follow, open_roster
 from schemas import topology
-from schemas.base import Decoder, SchemaError, encode
+from schemas.base import Decoder, SchemaError, decode, encode
 from schemas.events import Signed
+from schemas.trust import Roster
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -164,7 +166,7 @@ class RosterReader:
         :raises MalformedError: it can not be read.
         """
         try:
-            ours = roster.open_signed(_SIGNED.decode(data), self._roots)
+            ours, following = open_roster(_SIGNED.decode(data), self._roots)
         except SchemaError as error:
             raise MalformedError(f"the roster can not be read: {error}") from error
         wanted = self._installation or (self._keyring.installation if self._keyring is not None else ours.installation)
@@ -178,6 +180,7 @@ class RosterReader:
                 raise SignatureError(f"there are two rosters of version {ours.version}")
             return True
         self._keyring = Keyring(ours)
+        self._follow_roots(ours, following)
         self._taken_at = self._clock()
         self._freshness.know(ours.issued_at, self._taken_at)
         self.data = data
@@ -194,6 +197,15 @@ class RosterReader:
             self._rejected()
             _log.warning("whoever vouches for roster %d is not believed: %s", self.keyring.version, error.message)
             return 0
+
+    def _follow_roots(self, ours: Roster, following: TrustedKeys) -> None:
+        """Believe the root keys that count from now on, and those alone."""
+        if following.key_ids == self._roots.key_ids:
+            return
+        before, after = self._roots.key_ids - following.key_ids, following.key_ids - self._roots.key_ids
+        _log.warning("root key %s has given its place to %s", " ".join(sorted(before)), " ".join(sorted(after)))
+        self._roots = following
+        self._file.keep_vouchers(ours.vouchers)
 
     def _refuse(self, version: int, data: bytes) -> None:
         newer = self.keyring.version
@@ -231,6 +243,14 @@ class RosterReader:
             self._freshness.know(self.vouched_at(found), self._clock())
         return used
 
+    def _followed(self, data: bytes) -> TrustedKeys:
+        """Return the root keys that count by what was kept: the roster in ``data`` may have left out how it came to that."""
+        try:
+            installation = decode(_SIGNED.decode(data).payload, Roster).installation
+        except SchemaError as error:
+            raise MalformedError(f"it is no roster: {error}") from error
+        return follow(self._roots, self._file.vouchers(), installation)
+
     def _tell_age(self) -> None:
         """Report how old the last word about the roster is, and when that becomes too old or counts again."""
         now = self._clock()
@@ -246,7 +266,12 @@ class RosterReader:
         if not data:
             return
         try:
+            self._roots = self._followed(data)
             self.take(data)
+        except UnknownRootError as error:
+            # Whoever was given another root key begins anew.
+            _log.warning("the roster that %s keeps is not used: %s", self._file.path, error.message)
+            return
         except AttestreamError as error:
             raise ConfigError(f"the roster {self._file.path} can not be used: {error.message}") from error
         # What a file has kept is no news: the bus must have it.

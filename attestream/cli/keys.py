@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from attestream.cli import output
-from attestream.cli.durations import duration, shown
+from attestream.cli.durations import duration, milliseconds, shown
 from attestream.cli.session import Session, complete, json_option, pass_session
 from attestream.errors import ConfigError
 from schemas.roles import GRANTS, Role
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 BUS_OPERATOR: Final = "bus-operator"
 """Not the role of people called operator: the key that signs the accounts of the bus."""
+ROOT: Final = "root"
+CA: Final = "ca"
+NONCES: Final = "cluster-secret"
+SYSTEM: Final = "system"
+OTHERS: Final = (ROOT, CA, NONCES, SYSTEM, BUS_OPERATOR)
+"""What is replaced besides the keys of roles."""
+OVERLAPS: Final = {ROOT: "365d", CA: "30d"}
 ROLES: Final = tuple(str(granted.role) for granted in GRANTS)
 
 
@@ -51,46 +58,69 @@ def show(session: Session, as_json: bool) -> None:
 
 
 @keys.command()
-@click.argument("what", type=click.Choice([*ROLES, BUS_OPERATOR]), metavar="ROLE|bus-operator")
+@click.argument("what", type=click.Choice([*ROLES, *OTHERS]), metavar=f"ROLE|{'|'.join(OTHERS)}")
 @click.option(
     "--overlap",
-    default="24h",
+    default=None,
     callback=duration,
-    show_default=True,
-    help="How long what the old key vouches for still counts.",
+    help="How long what the old key vouches for still counts.  [default: 24h; root: 365d; ca: 30d]",
 )
 @click.option("--at-once", is_flag=True, help="The old key has become known to others: nothing that it vouches for counts.")
 @click.option("--only", type=click.Choice(["bus", "signing"]), default=None, help="Replace only one of the role's two keys.")
 @json_option
 @pass_session
-def rotate(session: Session, what: str, overlap: int, at_once: bool, only: str | None, as_json: bool) -> None:
+def rotate(session: Session, what: str, overlap: int | None, at_once: bool, only: str | None, as_json: bool) -> None:
     """Replace the keys of a role: the one that issues its identities on the bus, and the one that signs what it says.
 
-    The role's own identity is issued anew; start its service again to use it. `bus-operator` replaces the key that signs the
-    bus's accounts, in two steps: the first makes it known to the servers, which have to be started again; the second, the
-    same command once more, takes it into use.
-    """
-    from attestream.installation.procedures import rotate_bus_operator, rotate_role
+    The role's own identity is issued anew; start its service again to use it. The others:
 
+    \b
+    root            signs the roster; the old key vouches for the new one
+    ca              the certificate authority, in two steps: the same command
+                    once more when ca.pem is wherever it is used
+    cluster-secret  what nonces are made from
+    system          issues identities of the bus's own account
+    bus-operator    signs the bus's accounts, in two steps: the same command
+                    once more when every server was started again
+    """
     place = installed(session)
-    span_s = 0 if at_once else max(1, overlap // 1000)
-    if what == BUS_OPERATOR:
-        done = complete(rotate_bus_operator(place, session.urls()))
-    else:
-        done = complete(rotate_role(place, Role(what), session.urls(), overlap_s=span_s, only=only))
-    _tell(done, as_json=as_json)
-    if not as_json and span_s and what != BUS_OPERATOR:
+    if only and what in OTHERS:
+        raise click.UsageError(f"{what} has one key: --only is for roles")
+    if at_once and what in (ROOT, CA, BUS_OPERATOR):
+        raise click.UsageError(f"{what} is replaced step by step: see docs/security/rotation.md for when it was stolen")
+    if overlap is not None and what in (NONCES, BUS_OPERATOR):
+        raise click.UsageError(f"{what} has no overlap to choose")
+    span_s = 0 if at_once else max(1, (overlap or milliseconds(OVERLAPS.get(what, "24h"))) // 1000)
+    _tell(_rotated(session, place, what, span_s, only), as_json=as_json)
+    if not as_json and span_s and what not in (CA, NONCES, BUS_OPERATOR):
         output.note(f"the old keys count for {shown(span_s * 1000)} more; `attestream keys prune` removes them afterwards")
+
+
+def _rotated(session: Session, place: Installation, what: str, span_s: int, only: str | None) -> list[str]:
+    from attestream.installation import procedures
+
+    match what:
+        case "root":
+            return complete(procedures.rotate_root_key(place, session.urls(), overlap_s=span_s))
+        case "ca":
+            return procedures.rotate_ca(place, overlap_s=span_s)
+        case "cluster-secret":
+            return procedures.replace_cluster_secret(place, at_once=not span_s)
+        case "system":
+            return complete(procedures.rotate_system(place, session.urls(), overlap_s=span_s))
+        case "bus-operator":
+            return complete(procedures.rotate_bus_operator(place, session.urls()))
+    return complete(procedures.rotate_role(place, Role(what), session.urls(), overlap_s=span_s, only=only))
 
 
 @keys.command()
 @json_option
 @pass_session
 def prune(session: Session, as_json: bool) -> None:
-    """Remove issuing keys whose time is over from the bus's accounts, and what they have issued with them."""
-    from attestream.installation.procedures import prune_accounts
+    """Remove keys whose time is over, and with them what they have issued: from the bus's accounts, the roster, ca.pem."""
+    from attestream.installation import procedures
 
-    _tell(complete(prune_accounts(installed(session), session.urls())), as_json=as_json)
+    _tell(complete(procedures.prune(installed(session), session.urls())), as_json=as_json)
 
 
 @keys.command()

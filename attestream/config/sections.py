@@ -166,7 +166,7 @@ class VerifierConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Seconds after which a statement is given up; default 30."""
     cluster_secret_file: Path = Path("keys/cluster.secret")
     """File with 32 or more random bytes that nonces are made from, the same for all workers; default
-    ``keys/cluster.secret``."""
+    ``keys/cluster.secret``. Beside it, with ``.before`` after its name, may be the one that it has followed."""
     signing_key_file: Path | None = None
     """PEM file of the private key that signs events, results and answers, one for all workers or one each; no default."""
     challenges_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 500

@@ -45,11 +45,12 @@ class Pair(NamedTuple):
 
 
 class Authority:
-    """The authority in a directory: ``ca.pem`` and ``ca.key``. The key can be kept away from this machine."""
+    """The authority in a directory: ``ca.pem``, whose first certificate is its own, and ``ca.key``, which can be kept away
+    from this machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "ca") -> None:
         self.directory: Final = directory
-        self.own: Final = Pair(directory / "ca.pem", directory / "ca.key")
+        self.own: Final = self.pair(name)
 
     @property
     def server(self) -> Pair:
@@ -134,7 +135,7 @@ class Authority:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Return the certificate in a PEM file.
+    """Return the certificate in a PEM file, the first of several.
 
     :raises ConfigError: it can not be read, or is none.
     """

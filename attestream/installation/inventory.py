@@ -9,10 +9,12 @@ from attestream.errors import ConfigError
 from attestream.installation.bus_keys import load_token
 from attestream.installation.people import SIGNING_KEY
 from attestream.installation.places import Installation
-from attestream.installation.roster import load_roster
+from attestream.installation.root_key import voucher_in
+from attestream.installation.roster import counting_roots, load_roster
 from attestream.installation.rotation import end_of
 from attestream.signing import Signer
 from schemas.roles import GRANTS, TENANTS, Role
+from schemas.trust import Roster
 
 
 def signers(place: Installation) -> list[dict[str, Any]]:
@@ -20,8 +22,9 @@ def signers(place: Installation) -> list[dict[str, Any]]:
 
     :raises ConfigError: the roster can not be read.
     """
-    found = []
-    for key in load_roster(place).keys:
+    roster = load_roster(place)
+    found = _roots(place, roster)
+    for key in roster.keys:
         path = place.operator(key.name) / SIGNING_KEY if key.role in TENANTS else place.service_key(key.role)
         found.append(
             {
@@ -34,6 +37,17 @@ def signers(place: Installation) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _roots(place: Installation, roster: Roster) -> list[dict[str, Any]]:
+    """Return the root keys: those that have given their place to another, while rosters carry their vouchers, and the one
+    that counts."""
+    ends = {signed.key_id: voucher_in(signed).until // 1000 for signed in roster.vouchers}
+    ends |= dict.fromkeys(sorted(counting_roots(place, roster).key_ids), 0)
+    return [
+        {"role": "root", "name": "root", "key": key, "until": until, "revoked_at": 0, "here": _is(place.root_key, key)}
+        for key, until in ends.items()
+    ]
 
 
 def issuers(place: Installation) -> list[dict[str, Any]]:
@@ -62,7 +76,7 @@ def issuers(place: Installation) -> list[dict[str, Any]]:
 def offline(place: Installation) -> list[dict[str, Any]]:
     """Return the private keys that daily work does not need, with what they are for."""
     files = {
-        "root key: signs the roster of keys (`keys rotate`)": place.root_key,
+        "root key: signs the roster of keys (`keys rotate`, `operators`)": place.root_key,
         "bus operator's own key: `keys rotate bus-operator`": place.operator_seed,
         "certificate authority's key: `certificates renew`": place.tls / "ca.key",
     }

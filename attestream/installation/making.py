@@ -14,6 +14,7 @@ from attestream.errors import ConfigError
 from attestream.installation.authority import Authority, check_host
 from attestream.installation.bus_keys import make_bus_keys
 from attestream.installation.bus_server import Server
+from attestream.installation.cluster_secret import SECRET_BYTES
 from attestream.installation.configuration import configuration
 from attestream.installation.files import PUBLIC, already, make_directory, write_new
 from attestream.installation.people import equip, make_person
@@ -23,9 +24,6 @@ from attestream.installation.servers import make_servers
 from attestream.signing import Signer
 from attestream.trust.roster import entry, initial
 from schemas.roles import Role
-
-SECRET_BYTES: Final = 32
-"""Length of the cluster secret."""
 
 SIGNING_SERVICES: Final = (Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER)
 """Services that sign what they say, each with a key of its own."""

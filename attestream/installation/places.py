@@ -37,9 +37,19 @@ class Installation(NamedTuple):
         return self.directory / "keys" / "cluster.secret"
 
     @property
+    def cluster_secret_before(self) -> Path:
+        """What nonces were made from until the secret was replaced last."""
+        return self.cluster_secret.with_name(f"{self.cluster_secret.name}.before")
+
+    @property
     def root_key(self) -> Path:
         """The private key that signs the roster. It can be kept away from this machine."""
         return self.directory / "keys" / "root.pem"
+
+    @property
+    def root_next(self) -> Path:
+        """The next root key, while a rotation is under way."""
+        return self.directory / "keys" / "root-next.pem"
 
     @property
     def signing_key(self) -> Path:
@@ -59,6 +69,11 @@ class Installation(NamedTuple):
     def root_public(self) -> Path:
         """The root's public key: all that a consumer has to be told."""
         return self.trusted_keys / "root.pem"
+
+    @property
+    def retired_keys(self) -> Path:
+        """Directory of the public keys of former roots: for what they have signed, and nothing that comes."""
+        return self.trusted_keys / "retired"
 
     @property
     def roster(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Sequence
 
@@ -9,8 +10,12 @@ from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import BusError, ConfigError
 from attestream.installation.accounts import Accounts, accounts
 from attestream.installation.bus_keys import load_seed
+from attestream.installation.certificate_authority import introduce, next_authority, prune_authorities, take
+from attestream.installation.cluster_secret import prune_cluster_secret, rotate_cluster_secret
 from attestream.installation.live import publish_roster
-from attestream.installation.places import Installation
+from attestream.installation.places import SYSTEM, Installation
+from attestream.installation.renewal import reload_embedded
+from attestream.installation.root_key import prune_root, rotate_root
 from attestream.installation.rotation import (
     SIGNING,
     next_operator_key,
@@ -20,6 +25,7 @@ from attestream.installation.rotation import (
     successor,
     take_issuer,
     take_operator_key,
+    take_system_issuer,
 )
 from attestream.installation.servers import refresh_identities
 from schemas.roles import Role
@@ -59,6 +65,92 @@ async def rotate_role(
     return [*done, f"start the {role} again where it runs, with its new files"]
 
 
+async def rotate_root_key(place: Installation, urls: Sequence[str], *, overlap_s: int) -> list[str]:
+    """Replace the root key and return what was done, for people. The bus may be away.
+
+    :raises ConfigError: the root key is not here, or a file can not be written.
+    """
+    try:
+        roster = rotate_root(place, overlap_s=overlap_s, now_ms=time.time_ns() // 1_000_000)
+    except OSError as error:
+        raise ConfigError(f"the root key can not be replaced: {error}") from error
+    return [
+        f"{place.root_key}: the new root key; the roster has version {roster.version}, and the old key vouches in it",
+        await _published(place, urls),
+        f"who has seen this roster believes the new key alone; give {place.root_public} to whoever comes new",
+    ]
+
+
+async def rotate_system(place: Installation, urls: Sequence[str], *, overlap_s: int) -> list[str]:
+    """Replace the key that issues identities of the bus's own account and return what was done, for people.
+
+    :raises ConfigError: a key that is needed is not here, or the accounts are out of reach.
+    :raises BusError: the bus refuses.
+    """
+    now = int(time.time())
+    issuer = NKey.generate(Kind.ACCOUNT)
+    try:
+        async with accounts(place, urls) as access:
+            current = await access.current(place.system_token)
+            token = successor(place, current, SYSTEM, issuer, until=now + overlap_s if overlap_s else 0, now=now)
+            await access.put(place.system_token, token)
+            take_system_issuer(place, issuer, token, now=now)
+        rendered = _rendered(place)
+    except OSError as error:
+        raise ConfigError(f"the bus's own key can not be replaced: {error}") from error
+    return [
+        f"{place.system_issuer}: a new key that issues identities of the bus's own account",
+        f"{place.system_credentials}: a new identity; a registrar uses it when it connects next",
+        *rendered,
+    ]
+
+
+def rotate_ca(place: Installation, *, overlap_s: int) -> list[str]:
+    """Do the next of two steps to replace the certificate authority, and return what was done, for people.
+
+    :raises ConfigError: a file can not be read or written.
+    """
+    now = dt.datetime.now(dt.UTC)
+    try:
+        if not next_authority(place).own.key.exists():
+            files = introduce(place, now)
+            reload_embedded(place)
+            return [
+                f"{next_authority(place).own.key}: the key of the next authority",
+                *(f"{path}: has both certificates" for path in files),
+                "copy each ca.pem to where it is used: servers (nats-server --signal reload), services, agents, people;",
+                "it is read at the next connection. Then give this command once more",
+            ]
+        end = now + dt.timedelta(seconds=overlap_s)
+        renewed, files = take(place, now, until=int(end.timestamp()))
+    except OSError as error:
+        raise ConfigError(f"the certificate authority can not be replaced: {error}") from error
+    running = reload_embedded(place)
+    return [
+        *(f"{path}: the new authority comes first, the old one counts until {end:%Y-%m-%d}" for path in files),
+        *(f"renewed {each.path}" for each in renewed),
+        "the running bus reads it again" if running else "no bus of `attestream up` runs here",
+        "copy servers' and clients' files to their machines, and reload each server: nats-server --signal reload",
+    ]
+
+
+def replace_cluster_secret(place: Installation, *, at_once: bool) -> list[str]:
+    """Replace the cluster secret and return what was done, for people.
+
+    :raises ConfigError: it is not here, or can not be written.
+    """
+    try:
+        rotate_cluster_secret(place, at_once=at_once)
+    except OSError as error:
+        raise ConfigError(f"the cluster secret can not be replaced: {error}") from error
+    kept = [] if at_once else [f"{place.cluster_secret_before}: the one before, for what was asked under it"]
+    return [
+        f"{place.cluster_secret}: a new secret",
+        *kept,
+        "verifiers take it up by themselves within seconds; copy the files to those on other machines, one after another",
+    ]
+
+
 async def rotate_bus_operator(place: Installation, urls: Sequence[str]) -> list[str]:
     """Do the next of two steps to replace the key that signs the bus's accounts, and return what was done, for people.
 
@@ -91,6 +183,28 @@ async def rotate_bus_operator(place: Installation, urls: Sequence[str]) -> list[
     ]
 
 
+async def prune(place: Installation, urls: Sequence[str]) -> list[str]:
+    """Remove whatever has come to its time, and return what was done, for people.
+
+    :raises ConfigError: a key that is needed is not here, or the accounts are out of reach.
+    :raises BusError: the bus refuses.
+    """
+    done = await prune_accounts(place, urls)
+    try:
+        roster = prune_root(place, now_ms=time.time_ns() // 1_000_000)
+        if roster is not None:
+            done.append(f"the roster has version {roster.version}, without vouchers of root keys whose time is over")
+            done.append(await _published(place, urls))
+        if files := prune_authorities(place, dt.datetime.now(dt.UTC)):
+            reload_embedded(place)
+            done += [f"{path}: without authorities whose time is over" for path in files]
+        if prune_cluster_secret(place):
+            done.append(f"{place.cluster_secret_before}: is gone")
+    except OSError as error:
+        raise ConfigError(f"the keys can not be pruned: {error}") from error
+    return done or ["no key's time is over"]
+
+
 async def prune_accounts(place: Installation, urls: Sequence[str]) -> list[str]:
     """Remove issuing keys whose time is over, and return what was done, for people.
 
@@ -108,7 +222,7 @@ async def prune_accounts(place: Installation, urls: Sequence[str]) -> list[str]:
                     done.append(f"account {account.name}: keys whose time is over are gone")
     except OSError as error:
         raise ConfigError(f"the accounts can not be changed: {error}") from error
-    return [*done, *_rendered(place)] if done else ["no key's time is over"]
+    return [*done, *_rendered(place)] if done else []
 
 
 async def _see_that_it_is_known(access: Accounts, key: str) -> None:

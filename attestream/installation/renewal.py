@@ -35,13 +35,18 @@ def pairs(place: Installation) -> list[Pair]:
     return [pair for pair in found if pair.certificate.exists()]
 
 
+def client_pairs(place: Installation) -> list[Pair]:
+    """Return the certificates of clients that were issued here."""
+    return [Pair(path, path.with_suffix(".key")) for path in sorted((place.tls / "clients").glob("*.pem"))]
+
+
 def described(place: Installation, now: dt.datetime) -> list[dict[str, Any]]:
     """Return what there is to know about the authority's and the servers' certificates.
 
     :raises ConfigError: one can not be read.
     """
-    paths = [place.ca_file, *(pair.certificate for pair in pairs(place))]
-    paths += sorted((place.tls / "clients").glob("*.pem"))
+    paths = [place.ca_file, *(pair.certificate for pair in (*pairs(place), *client_pairs(place)))]
+    paths += sorted(place.tls.glob("ca-*.pem"))
     found = []
     for path in paths:
         certificate = load_certificate(path)
@@ -71,6 +76,20 @@ def renew(place: Installation, now: dt.datetime, *, hosts: Sequence[str] = ()) -
         names = list(hosts) or hosts_of(old)
         new = authority.issue(pair, _common_name(old), names, now, again=True)
         renewed.append(Renewed(pair.certificate, names, new.not_valid_after_utc))
+    return renewed
+
+
+def renew_clients(place: Installation, now: dt.datetime) -> list[Renewed]:
+    """Replace the certificates and keys of clients that were issued here.
+
+    :raises ConfigError: the authority's key is not here.
+    :raises OSError: a file can not be written.
+    """
+    authority = Authority(place.tls)
+    renewed = []
+    for pair in client_pairs(place):
+        new = authority.issue(pair, _common_name(load_certificate(pair.certificate)), [], now, purpose="client", again=True)
+        renewed.append(Renewed(pair.certificate, [], new.not_valid_after_utc))
     return renewed
 
 

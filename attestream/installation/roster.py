@@ -6,6 +6,7 @@ from attestream.errors import AttestreamError, ConfigError
 from attestream.installation.files import PUBLIC, read_secret, read_text, replace
 from attestream.installation.places import Installation
 from attestream.signing import Signer, TrustedKeys
+from attestream.trust.roots import follow, open_roster
 from schemas.base import SchemaError, decode, encode
 from schemas.events import Signed
 from schemas.trust import Roster
@@ -17,7 +18,7 @@ def load_roster(place: Installation) -> Roster:
     :raises ConfigError: it can not be read, or is not a roster.
     :raises SignatureError: it was not signed by the installation's root.
     """
-    return _root_keys(place).open(signed_roster(place), Roster)
+    return open_roster(signed_roster(place), _root_keys(place))[0]
 
 
 def signed_roster(place: Installation) -> Signed:
@@ -42,11 +43,26 @@ def load_root(place: Installation) -> Signer:
     return Signer.load(place.root_key)
 
 
+def counting_roots(place: Installation, roster: Roster) -> TrustedKeys:
+    """Return the root keys that count once those that this installation knows have vouched in ``roster``.
+
+    :raises ConfigError: the root's public key can not be read.
+    :raises SignatureError: a voucher was altered.
+    """
+    return follow(_root_keys(place), roster.vouchers, roster.installation)
+
+
 def write_roster(place: Installation, roster: Roster, root: Signer) -> None:
     """Sign a roster and write it.
 
+    :raises ConfigError: the root key is one that has given its place to another.
     :raises OSError: it can not be written.
     """
+    if root.key_id not in counting_roots(place, roster).key_ids:
+        raise ConfigError(
+            f"{place.root_key} is not the root key that counts: nobody would believe the roster",
+            remedy="If a rotation was interrupted, give `attestream keys rotate root` again; else put the newest key there.",
+        )
     replace(place.roster, encode(root.sign(roster)), PUBLIC)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from attestream.credentials.nkey import Kind, NKey
 from attestream.credentials.token import Token, operator_token, read, reissued
 from attestream.errors import AttestreamError, ConfigError
-from attestream.installation.bus_keys import SERVICES, issue, load_seed, load_token, write_credentials
+from attestream.installation.bus_keys import SERVICES, issue, issue_system, load_seed, load_token, write_credentials
 from attestream.installation.files import PUBLIC, replace, write_new
 from attestream.installation.places import Installation
 from attestream.installation.roster import load_root, load_roster, write_roster
@@ -27,7 +27,7 @@ SIGNING: Final = (Role.REGISTRAR, Role.VERIFIER, Role.NOTIFIER)
 _UNTIL: Final = " until "
 
 
-def successor(place: Installation, account: Token, role: Role, issuer: NKey, *, until: int, now: int) -> str:
+def successor(place: Installation, account: Token, role: str, issuer: NKey, *, until: int, now: int) -> str:
     """Return the next token of ``account``, in which ``issuer`` issues identities of ``role``.
 
     The keys that did so before go on until ``until`` (Unix seconds); 0 ends them and all that they issued.
@@ -79,6 +79,16 @@ def take_issuer(place: Installation, role: Role, issuer: NKey, token: str, *, no
         return []
     write_credentials(issue(place, role, str(role), now=now), place.credentials(role), again=True)
     return [role]
+
+
+def take_system_issuer(place: Installation, issuer: NKey, token: str, *, now: int) -> None:
+    """Do as :func:`take_issuer` for the bus's own account.
+
+    :raises OSError: a file can not be written.
+    """
+    replace(place.system_token, f"{token}\n".encode(), PUBLIC)
+    replace(place.system_issuer, f"{issuer.seed}\n".encode())
+    write_credentials(issue_system(place, str(Role.REGISTRAR), now=now), place.system_credentials, again=True)
 
 
 def rotate_signing_key(place: Installation, role: Role, *, overlap_s: int, now_ms: int) -> Roster:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from attestream.errors import RefusedError
-from attestream.signing import Signer, TrustedKeys, key_id, public_key
+from attestream.signing import Signer, key_id, public_key
 from schemas.events import EventKind, Signed
 from schemas.roles import TENANTS, Role
 from schemas.trust import Roster, RosterKey
@@ -24,15 +24,6 @@ class Change(enum.Enum):
 def sign(roster: Roster, root: Signer) -> Signed:
     """Return ``roster`` as it travels and is stored."""
     return root.sign(roster)
-
-
-def open_signed(signed: Signed, roots: TrustedKeys) -> Roster:
-    """Return the roster in an envelope.
-
-    :raises SignatureError: when none of the root keys has signed it.
-    :raises MalformedError: when what was signed is no roster.
-    """
-    return roots.open(signed, Roster)
 
 
 def entry(
@@ -115,6 +106,17 @@ def rotate(roster: Roster, wanted: str, public_pem: str, now: int, *, overlap_ms
     rest = [ending if key is old else key for key in roster.keys]
     new = entry(public_pem, old.role, old.name, bus_key=old.bus_key)
     return add_key(msgspec.structs.replace(roster, keys=rest), new, now)
+
+
+def succeed(roster: Roster, voucher: Signed, now: int) -> Roster:
+    """Return ``roster`` with the word of its root key for the next one, which has to sign it; ``now`` is Unix ms."""
+    return _following(msgspec.structs.replace(roster, vouchers=[*roster.vouchers, voucher]), roster.keys, now)
+
+
+def without_vouchers(roster: Roster, over: Collection[Signed], now: int) -> Roster:
+    """Return ``roster`` without the vouchers ``over``; ``now`` is Unix ms."""
+    kept = [voucher for voucher in roster.vouchers if voucher not in over]
+    return _following(msgspec.structs.replace(roster, vouchers=kept), roster.keys, now)
 
 
 def differences(before: Roster | None, after: Roster) -> list[tuple[EventKind, RosterKey]]:

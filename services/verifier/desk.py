@@ -27,6 +27,7 @@ from schemas.events import EventKind, Finding, Standing
 from services.verifier import custody, identities
 from services.verifier.archive import Archivist, Before
 from services.verifier.attester import Attester
+from services.verifier.cluster_secret import ClusterSecret
 from services.verifier.journal import Journal
 from services.verifier.scheduler import Scheduler, monotonic_ms
 
@@ -64,7 +65,7 @@ class Desk:
         scheduler: Scheduler,
         clock: Callable[[], int],
         *,
-        secret: bytes,
+        secret: ClusterSecret,
         window_ms: int,
         warnings_per_h: int,
     ) -> None:
@@ -221,16 +222,21 @@ class Desk:
         return self._stale(attester, evidence, received_at) is not None
 
     def _stale(self, attester: Attester, evidence: Evidence, received_at: int) -> Finding | None:
-        return freshness.judge(
-            attester.agent_id,
-            evidence.nonce,
-            evidence.seq,
-            evidence.issued_at,
-            secret=self._secret,
-            now=received_at,
-            last_seq=attester.accepted,
-            window_ms=self._window,
-        )
+        found: Finding | None = None
+        for secret in self._secret.of(evidence.issued_at):
+            found = freshness.judge(
+                attester.agent_id,
+                evidence.nonce,
+                evidence.seq,
+                evidence.issued_at,
+                secret=secret,
+                now=received_at,
+                last_seq=attester.accepted,
+                window_ms=self._window,
+            )
+            if found is None or found.code != freshness.INVALID:
+                break
+        return found
 
     def _appraise(self, attester: Attester, evidence: Evidence, now: int) -> Appraisal:
         return appraise_whole(

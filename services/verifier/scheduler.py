@@ -25,6 +25,7 @@ from schemas.attestation import Challenge
 from schemas.base import encode
 from schemas.events import Standing
 from services.verifier.attester import Attester
+from services.verifier.cluster_secret import ClusterSecret
 from services.verifier.overload import Overload, Pace
 from services.verifier.wheel import TimerWheel
 
@@ -83,7 +84,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, bus: Bus, secret: bytes, clock: Callable[[], int], *, cap: int, timeout_ms: int, reply_prefix: str
+        self, bus: Bus, secret: ClusterSecret, clock: Callable[[], int], *, cap: int, timeout_ms: int, reply_prefix: str
     ) -> None:
         self._bus = bus
         self._secret = secret
@@ -272,7 +273,7 @@ class Scheduler:
         state, policy = attester.state, attester.policy
         challenge = Challenge(
             agent_id=attester.agent_id,
-            nonce=freshness.nonce(self._secret, attester.agent_id, attester.seq, now),
+            nonce=freshness.nonce(self._secret.current, attester.agent_id, attester.seq, now),
             seq=attester.seq,
             issued_at=now,
             deadline=now + self._timeout,

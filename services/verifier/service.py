@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import stat
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 from attestream.bus.connection import connect
@@ -16,42 +14,17 @@ from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config
 from attestream.database import migrate, open_engine
-from attestream.errors import ConfigError
 from attestream.lifetime import until_stopped
+from services.verifier.cluster_secret import SecretFile
 from services.verifier.queries import Queries
 from services.verifier.store import Store
 from services.verifier.worker import Worker
 
 log = logging.getLogger(__name__)
 
-MIN_SECRET_BYTES = 32
-
 SWITCH_S = 0.0005
 """How long a thread that appraises a large log may keep the interpreter from everything else: the default is ten times as
 long, and each message of another agent waits for that several times."""
-
-
-def read_secret(path: Path) -> bytes:
-    """Return the cluster secret.
-
-    :raises ConfigError: when the file can not be read, may be read by others, or holds too little.
-    """
-    try:
-        mode = path.stat().st_mode
-        secret = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"the cluster secret {path} can not be read: {error.strerror}", remedy="Make it with `attestream init`."
-        ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        # Who knows it can answer challenges that were never issued.
-        raise ConfigError(
-            f"the cluster secret {path} may be read by others (mode {stat.S_IMODE(mode):04o})",
-            remedy=f"Run `chmod 600 {path}`.",
-        )
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ConfigError(f"the cluster secret {path} has fewer than {MIN_SECRET_BYTES} bytes")
-    return secret
 
 
 async def run(config: Config, stopped: asyncio.Event) -> None:
@@ -62,7 +35,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     :raises BusError: when the bus can not be reached at the start, or has closed the connection for good.
     """
     sys.setswitchinterval(SWITCH_S)
-    secret = read_secret(config.verifier.cluster_secret_file)
+    secret = SecretFile(config.verifier.cluster_secret_file)
     trust = configured(config.trust, config.verifier.signing_key_file)
     engine = open_engine(
         config.verifier.database_url,
@@ -79,7 +52,11 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)
             await Queries(bus, store, worker).serve()
-            await _work(worker, until_stopped(bus, stopped))
+            following = asyncio.create_task(secret.follow())
+            try:
+                await _work(worker, until_stopped(bus, stopped))
+            finally:
+                following.cancel()
         finally:
             await bus.close()
     finally:

@@ -22,6 +22,7 @@ from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import WorkerStatus
 from services.verifier.attester import Attester
 from services.verifier.boot_modules import load_boot_policies
+from services.verifier.cluster_secret import ClusterSecret
 from services.verifier.desk import Desk
 from services.verifier.journal import Journal
 from services.verifier.lease import Lease, boot_clock
@@ -59,7 +60,7 @@ class Worker:
         bus: Bus,
         store: Store,
         settings: VerifierConfig,
-        secret: bytes,
+        secret: ClusterSecret,
         clock: Callable[[], int],
         limits: LimitsConfig | None = None,
     ) -> None:

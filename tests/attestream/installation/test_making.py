@@ -11,7 +11,8 @@ import pytest
 from attestream import config
 from attestream.errors import ConfigError
 from attestream.installation.bus_server import Server
-from attestream.installation.making import SECRET_BYTES, initialise
+from attestream.installation.cluster_secret import SECRET_BYTES
+from attestream.installation.making import initialise
 from attestream.installation.places import Installation, locked
 from attestream.signing import Signer, TrustedKeys
 
