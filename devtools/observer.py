@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from attestream.bus import jetstream, keyvalue
+from attestream.bus import jetstream
 from attestream.bus.connection import Bus
 from attestream.bus.stored import Stored, get_batch, last_messages
 from attestream.signing import TrustedKeys
@@ -14,8 +14,8 @@ from devtools.pool import digest_of, eventually
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.base import decode
-from schemas.commands import LeaseRecord
 from schemas.events import Event, EventKind, Result, Revocation, Signed, Standing
+from services.verifier.lease import owners
 
 GOOD = "/usr/bin/ls"
 BAD = "/usr/bin/evil"
@@ -130,14 +130,13 @@ class Observer:
         await eventually(empty)
 
     async def partitions_are_shared(self, workers: Collection[str]) -> None:
-        """Wait until every partition is leased, and each of ``workers`` has some.
+        """Wait until every partition is owned, and each of ``workers`` has some.
 
         :raises AssertionError: when that does not come to pass.
         """
 
         async def shared() -> bool:
-            leases = await keyvalue.entries(self._bus, topology.LEASES.name)
-            held = [decode(entry.value, LeaseRecord).worker for key, entry in leases.items() if key.isdigit()]
+            held = [owner.worker for owner in (await owners(self._bus)).values() if owner.alive]
             return len(held) == subjects.PARTITIONS and set(held) == set(workers)
 
         await eventually(shared, PATIENCE_S)

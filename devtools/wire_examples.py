@@ -155,7 +155,8 @@ COMMANDS: Final[tuple[Message, ...]] = (
     commands.DrainWorker(worker="w1", drain=False),
     commands.RebalanceWorkers(),
     commands.Rebalanced(moves=3),
-    commands.LeaseRecord(worker="w1", since=_AT),
+    commands.LeaseRecord(worker="w1", since=_AT, session="0123456789abcdef0123456789abcdef"),
+    commands.SessionRecord(worker="w1", at=_AT),
 )
 EVENTS: Final[tuple[Message, ...]] = (
     events.Event(

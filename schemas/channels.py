@@ -318,7 +318,18 @@ KEYS: Final = (
     ),
     Key(topology.CLUSTER.name, f"{topology.KEY_NOTIFIER}.<key id>", "PEM", "A public key of the notifier."),
     Key(topology.WORKERS.name, "<worker>", commands.WorkerStatus.__name__, "Heartbeat of a live worker."),
-    Key(topology.LEASES.name, "<partition>", commands.LeaseRecord.__name__, "The owner of a partition."),
+    Key(
+        topology.LEASES.name,
+        "<partition>",
+        commands.LeaseRecord.__name__,
+        "The owner of a partition, if its session lives.",
+    ),
+    Key(
+        topology.LEASES.name,
+        f"{topology.KEY_SESSION}<id>",
+        commands.SessionRecord.__name__,
+        "One start of a worker, which is alive while the key is there.",
+    ),
     Key(topology.LEASES.name, topology.KEY_PLAN, commands.PoolPlan.__name__, "Which worker is to own which partition."),
 )
 """Every family of keys."""

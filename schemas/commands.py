@@ -269,8 +269,19 @@ class Rebalanced(Message, kw_only=True, frozen=True, tag="workers-rebalanced"):
 
 
 class LeaseRecord(Message, kw_only=True, frozen=True, tag="lease"):
-    """Value of a partition's key in the bucket ``leases``."""
+    """Value of a partition's key in the bucket ``leases``: its owner, for as long as that one's session lives. Also the
+    content of fence markers."""
 
     worker: str
     since: int
-    """When it was written last: Unix time in milliseconds."""
+    """When it was written: Unix time in milliseconds."""
+    session: str = ""
+    """Of the owner; empty in fence markers."""
+
+
+class SessionRecord(Message, kw_only=True, frozen=True, tag="session"):
+    """Value of a session's key in the bucket ``leases``: one start of a worker, which is alive while the key is there."""
+
+    worker: str
+    at: int
+    """When it was renewed last: Unix time in milliseconds."""

@@ -167,7 +167,9 @@ KEY_ROSTER: Final = "roster"
 """Key in :data:`CLUSTER` with the roster: a :class:`schemas.events.Signed` envelope by a root key, with a
 :class:`schemas.trust.Roster` in it."""
 KEY_PLAN: Final = "plan"
-"""Key in :data:`LEASES` with the plan of the pool, beside the leases of the partitions."""
+"""Key in :data:`LEASES` with the plan of the pool, beside the owners of the partitions."""
+KEY_SESSION: Final = "session-"
+"""Begins the keys in :data:`LEASES` of workers' sessions, ``session-<32 hexadecimal digits>``."""
 
 
 def policy_key(name: str, version: int) -> str:

@@ -80,6 +80,8 @@ class Assembly:
 
     def given_up(self, now: int) -> list[Delivery]:
         """Give up what is too old, and the largest while too much is held; return all that was given up since last time."""
+        if not self._pending and not self._given_up:
+            return []
         size = sum(pending.size for pending in self._pending.values())
         count = sum(len(pending.deliveries) for pending in self._pending.values())
         # Parts without a quote first, then the largest and not the oldest: who sends too much does not push out what others

@@ -36,8 +36,8 @@ from services.verifier.tail import Tail
 log = logging.getLogger(__name__)
 
 LOADED_AT_ONCE: Final = 4
-"""Partitions whose agents are loaded at the same time. What is read for all of them must not keep the bus's answers to the
-renewal of leases waiting for as long as a lease lives."""
+"""Partitions whose agents are loaded at the same time. What is read for all of them must not keep the bus's answer to the
+renewal of the session waiting for as long as that lives."""
 ROWS_AT_ONCE: Final = 32
 """Agents that are set up in a row, for the same reason."""
 

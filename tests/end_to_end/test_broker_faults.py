@@ -28,7 +28,7 @@ async def test_killed_and_restarted_with_evidence_in_flight(cluster, nats_server
 
 
 async def test_away_for_longer_than_a_lease(cluster, nats_server, make_fleet, attest, observer):
-    """Leases of partitions live in memory: after the restart they are made anew, and nobody is forgotten."""
+    """Sessions of workers lapse meanwhile: after the restart others are begun, and nobody is forgotten."""
     services = [await cluster.verifier("one"), await cluster.verifier("two")]
     fleet = await make_fleet(20)
     await attest(fleet, interval_ms=500)
