@@ -202,10 +202,11 @@ async def _parts(session: Session, place: Installation, role: Role) -> AsyncIter
 
 async def _running_bus(session: Session, place: Installation, loaded: Config, stack: AsyncExitStack) -> list[str]:
     named = session.url or session.environment.get(URL_VARIABLE, "")
-    if named or place.url_file.exists() or not _is_own(loaded.bus.urls):
+    from attestream.installation.places import locked, running_bus
+
+    if named or running_bus(place) is not None or not _is_own(loaded.bus.urls):
         return session.urls()
     from attestream.embedded.stack import bus_server
-    from attestream.installation.places import locked
 
     stack.enter_context(locked(place))
     server = bus_server(place, port=0, insecure=loaded.trust.unsigned)

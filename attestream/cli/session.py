@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -180,16 +179,14 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
     import msgspec
 
     from attestream.installation.people import own_credentials
-    from attestream.installation.places import IDENTIFIED
+    from attestream.installation.places import running_bus
 
     changes: dict[str, Any] = {}
     # A directory of credentials is for services; a bus that `attestream up` does not run here asks everybody who they are.
     identified = loaded.credentials is None or loaded.credentials.is_dir()
-    with contextlib.suppress(OSError):
-        # Written by `attestream up` while it runs: the URL, and whether the bus asks who is there.
-        url, *notes = place.url_file.read_text(encoding="ascii").split()
+    if (running := running_bus(place)) is not None:
+        url, identified = running
         changes["urls"] = [url]
-        identified = IDENTIFIED in notes
     if not identified:
         changes["credentials"] = None
     elif (own := own_credentials(place)) is not None:
@@ -202,12 +199,10 @@ def _installed(place: Installation, loaded: BusConfig) -> BusConfig:
 
 def _runs_insecurely(place: Installation) -> bool:
     """Return whether its `attestream up` runs a bus that asks nobody who is there; nothing is signed on that."""
-    from attestream.installation.places import IDENTIFIED
+    from attestream.installation.places import running_bus
 
-    try:
-        return IDENTIFIED not in place.url_file.read_text(encoding="ascii").split()
-    except OSError:
-        return False
+    running = running_bus(place)
+    return running is not None and not running[1]
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ SYSTEM: Final = "system"
 
 IDENTIFIED: Final = "identified"
 """Word after the URL in ``bus.url`` of an installation whose bus asks who is there."""
+
+_LOOKS: Final = 10
+_LOOK_S: Final = 0.02
 
 
 class Installation(NamedTuple):
@@ -178,7 +183,7 @@ class Installation(NamedTuple):
 
     @property
     def url_file(self) -> Path:
-        """Holds the URL of the embedded bus while it runs, and :data:`IDENTIFIED`."""
+        """Holds the URL of the embedded bus while it runs, and :data:`IDENTIFIED`; :func:`running_bus` reads it."""
         return self.directory / "bus.url"
 
     @property
@@ -196,7 +201,7 @@ def locked(place: Installation) -> Iterator[None]:
     descriptor = os.open(place.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except BlockingIOError as error:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
             raise ConfigError(
@@ -205,6 +210,38 @@ def locked(place: Installation) -> Iterator[None]:
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # One that was killed has left where its bus was, and whether that asked who is there.
+        place.url_file.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def running_bus(place: Installation) -> tuple[str, bool] | None:
+    """Return the URL of the bus that `attestream up` runs here now, and whether that asks who is there; ``None``: none runs.
+    What one that was killed has left behind is not believed."""
+    try:
+        url, *notes = place.url_file.read_text(encoding="ascii").split()
+        descriptor = os.open(place.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return url, IDENTIFIED in notes
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _take(descriptor: int) -> None:
+    """Lock a file. Who only looks whether it is locked holds it for a moment.
+
+    :raises BlockingIOError: another process holds it.
+    """
+    for _ in range(_LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOOK_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

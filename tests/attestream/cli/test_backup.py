@@ -11,7 +11,7 @@ from attestream.cli import exits
 from attestream.cli.main import main
 from attestream.database import migrate, open_engine
 from attestream.embedded.stack import bus_environment, provision
-from attestream.installation.places import Installation
+from attestream.installation.places import Installation, locked
 from devtools.secure_bus import secure_installation, secure_server
 from schemas import topology
 from schemas.roles import Role
@@ -25,7 +25,6 @@ async def place(tmp_path):
     place = secure_installation(tmp_path / "first")
     server = secure_server(place)
     server.start()
-    place.url_file.write_text(server.local_url + "\n")
     environment = bus_environment(place, server)
     await provision(place, environment)
     loaded = config.load(place.config_file, environment)
@@ -33,7 +32,9 @@ async def place(tmp_path):
         engine = open_engine(getattr(loaded, service).database_url)
         await migrate(engine, f"services.{service}.migrations")
         await engine.dispose()
-    yield place
+    with locked(place):
+        place.url_file.write_text(server.local_url + "\n")
+        yield place
     server.kill()
 
 

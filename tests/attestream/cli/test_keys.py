@@ -16,7 +16,7 @@ import pytest
 from attestream.embedded.nats import NatsServer
 from attestream.installation.bus_keys import load_token
 from attestream.installation.bus_server import encryption, identities
-from attestream.installation.places import Installation
+from attestream.installation.places import Installation, locked
 from attestream.installation.roster import load_roster
 from devtools.secure_bus import agent_credentials, log_in, user_credentials
 from schemas.roles import Role
@@ -55,12 +55,13 @@ def running(tmp_path: Path, inside) -> Iterator[Running]:
     place = Installation(directory)
     server = embedded(place)
     server.start()
-    place.url_file.write_text(f"tls://127.0.0.1:{server.port}\n")
 
     def run(*arguments: str) -> Any:
         return inside("--data-dir", str(directory), *arguments)
 
-    yield Running(place, server, run)
+    with locked(place):
+        place.url_file.write_text(f"tls://127.0.0.1:{server.port}\n")
+        yield Running(place, server, run)
     server.kill()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from attestream.embedded.nats import NatsServer
 from attestream.installation.people import own_credentials
-from attestream.installation.places import Installation
+from attestream.installation.places import Installation, locked
 from attestream.installation.roster import load_roster
 from devtools.secure_bus import log_in, secure_server
 from schemas.roles import TENANTS, Role
@@ -58,12 +58,13 @@ def running(tmp_path: Path, inside: Any) -> Iterator[Running]:
     place = Installation(directory)
     server = secure_server(place)
     server.start()
-    place.url_file.write_text(f"{server.url} identified\n")
 
     def run(*arguments: str) -> Any:
         return inside("--data-dir", str(directory), "--timeout", "0.5", *arguments)
 
-    yield Running(place, server, run, tmp_path / "handed-over")
+    with locked(place):
+        place.url_file.write_text(f"{server.url} identified\n")
+        yield Running(place, server, run, tmp_path / "handed-over")
     server.kill()
 
 

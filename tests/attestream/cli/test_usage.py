@@ -20,7 +20,7 @@ from attestream.errors import ConfigError
 from attestream.installation.bus_server import Server
 from attestream.installation.making import initialise
 from attestream.installation.people import CREDENTIALS
-from attestream.installation.places import Installation
+from attestream.installation.places import Installation, locked
 from schemas.commands import Attestation
 
 NOWHERE = "nats://127.0.0.1:9"
@@ -122,8 +122,9 @@ def test_the_bus_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:
     assert urls(given=config, **everything) == ["nats://variable:1", "nats://second:1"]
     assert urls(given=config) == urls(ATTESTREAM_CONFIG=str(config)) == ["nats://config:1"]
     assert urls() == ["nats://datadir:1"]
-    (tmp_path / "bus.url").write_text("nats://running:1\n")
-    assert urls() == ["nats://running:1"]
+    with locked(Installation(tmp_path)):
+        (tmp_path / "bus.url").write_text("nats://running:1\n")
+        assert urls() == ["nats://running:1"]
     with pytest.raises(ConfigError):
         urls(given=tmp_path / "none.toml")
 
@@ -138,8 +139,26 @@ def test_a_cluster_is_reached_with_the_credentials_of_the_only_person_who_is_her
     assert (bus.urls, bus.ca_file) == ([server.url for server in servers], place.ca_file)
     assert session.signing_key() == place.operator("admin") / "signing.pem"
     # A bus of `attestream up --insecure` asks nobody, and hears of nobody.
-    place.url_file.write_text("nats://127.0.0.1:4222\n")
-    assert session.bus().credentials is None
+    with locked(place):
+        place.url_file.write_text("nats://127.0.0.1:4222\n")
+        assert session.bus().credentials is None
+
+
+def test_what_a_killed_up_has_left_behind_takes_nobodys_security_away(tmp_path: Path) -> None:
+    """Whoever takes its port would be believed without a signature, and hear whatever is said there."""
+    initialise(tmp_path / "i", accept_ek="any", port=1)
+    place = Installation((tmp_path / "i").absolute())
+    session = Session("", None, tmp_path / "i", 1.0, {})
+    with locked(place):
+        place.url_file.write_text("nats://127.0.0.1:4222\n")
+        assert not session.trust().checked
+    # Nobody holds the installation any more, and the file is still there.
+    assert place.url_file.exists()
+    assert session.trust().checked
+    assert session.bus().urls != ["nats://127.0.0.1:4222"]
+    assert session.bus().credentials == place.operator("admin") / CREDENTIALS
+    with locked(place):
+        assert not place.url_file.exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
