@@ -80,7 +80,7 @@ class Worker:
         self._steering = Steering(bus, self.name, planner, clock, self._announce)
         self._holdings = Holdings(self.services, planner, self._steering)
 
-    def _equip(self, store: Store, secret: bytes, limits: LimitsConfig) -> Services:
+    def _equip(self, store: Store, secret: ClusterSecret, limits: LimitsConfig) -> Services:
         bus, settings, clock = self._bus, self._settings, self._clock
         journal = Journal(bus, store, clock, self.name, settings.flush_ms)
         scheduler = Scheduler(
