@@ -29,7 +29,20 @@ if TYPE_CHECKING:
 SERVICES: Final = ("registrar", "verifier")
 """Those that have a database."""
 
-KEPT: Final = ["attestream.toml", "keys", "bus-keys", "credentials", "operators", "tls", "trusted", "ek-store", "servers"]
+KEPT: Final = [
+    *(
+        "attestream.toml",
+        "keys",
+        "bus-keys",
+        "credentials",
+        "operators",
+        "tls",
+        "trusted",
+        "ek-store",
+        "iak-store",
+        "servers",
+    )
+]
 """What a back-up with keys holds of the data directory."""
 
 IDENTITY_S: Final = 86_400

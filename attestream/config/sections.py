@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 30)]
+PersistentHandle = Annotated[str, Meta(pattern=r"^(0x81[0-9a-fA-F]{6})?\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
 
 ROSTER_MAX_AGE_S = 3_600
@@ -245,6 +246,20 @@ class AgentConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True
     """Kind of attestation key; default ``rsa2048``."""
     ak_scheme: Literal["", "rsassa", "rsapss", "ecdsa"] = ""
     """Signing scheme of the attestation key; empty (default): RSASSA or ECDSA, whichever fits the key."""
+    device_identity: Literal["off", "auto", "required"] = "auto"
+    """Whether the maker's device identity (IAK, IDevID) is shown at enrolment: ``auto``, when the TPM has one; ``required``,
+    the agent ends without one; ``off``, never; default ``auto``."""
+    iak_certificate: Path | None = None
+    """PEM or DER file of the IAK's certificate, in PEM with its intermediates; none (default): the TPM's NV memory."""
+    iak_handle: PersistentHandle = ""
+    """Persistent handle of the IAK, as in ``0x81020001``; empty (default): it is looked for at the handles of device
+    identities, then derived from the templates of the TCG."""
+    iak_password_file: Path | None = None
+    """File with the password of the IAK; none (default): it has none."""
+    idevid_certificate: Path | None = None
+    """As ``iak_certificate``, of the IDevID; none (default): the TPM's NV memory."""
+    idevid_handle: PersistentHandle = ""
+    """As ``iak_handle``, of the IDevID; empty (default): it is looked for or derived."""
     ima_log: Path | None = Path("/sys/kernel/security/ima/binary_runtime_measurements")
     """The kernel's IMA log; default where securityfs has it."""
     ima_log_format: Literal["binary", "ascii"] = "binary"

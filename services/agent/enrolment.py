@@ -22,6 +22,7 @@ from schemas import subjects
 from schemas.base import Decoder, SchemaError, encode
 from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled, EnrolRequest, Refused, possession_bytes, transcript
 from schemas.roles import Role
+from services.agent.device_keys import DeviceIdentityError, DeviceKeys
 from services.agent.identity import Identity
 from services.agent.tpm_device import EndorsementKey, KeyLostError, TpmDevice
 
@@ -34,7 +35,12 @@ _ANSWER: Final = Decoder[EnrolChallenge | Refused](EnrolChallenge | Refused)
 
 
 async def enrol(
-    bus: Bus, tpm: TpmDevice, identity: Identity, executor: Executor, bus_key: NKey | None = None
+    bus: Bus,
+    tpm: TpmDevice,
+    identity: Identity,
+    executor: Executor,
+    bus_key: NKey | None = None,
+    device: DeviceKeys | None = None,
 ) -> tuple[Identity, str]:
     """Return ``identity``, enrolled with the TPM's AK, and the token for ``bus_key``; empty when there is no such key.
 
@@ -43,7 +49,8 @@ async def enrol(
 
     :param executor: runs the blocking work on the TPM.
     :param bus_key: key for which the agent wants an identity on the bus.
-    :raises TpmError: when the TPM can not give its keys.
+    :param device: the maker's device identity, when it is to be shown.
+    :raises TpmError: when the TPM can not give its keys, or a device identity that is required.
     :raises ConfigError: when the data directory can not be used.
     :raises BusError: when the connection is closed for good.
     """
@@ -55,10 +62,10 @@ async def enrol(
     pause = _BACKOFF_S[0]
     while True:
         try:
-            enrolled = await _attempt(bus, tpm, identity, ek, ak_public, executor, bus_key)
+            enrolled = await _attempt(bus, tpm, identity, ek, ak_public, executor, bus_key, device)
             if bus_key is not None and not enrolled.bus_token:
                 raise ForbiddenError(enrolled.bus_refusal or "the registrar issues no identities", remedy=_CUT_OFF)
-        except KeyLostError:
+        except (KeyLostError, DeviceIdentityError):
             raise
         except AttestreamError as error:
             _log.warning("not enrolled yet: %s (%s)", error, error.hint)
@@ -80,15 +87,22 @@ async def _attempt(
     ak_public: bytes,
     executor: Executor,
     bus_key: NKey | None,
+    device: DeviceKeys | None,
 ) -> Enrolled:
+    loop = asyncio.get_running_loop()
+    nonce, transport_key = secrets.token_bytes(32), identity.transport_public
+    shown = None
+    if device is not None:
+        shown = await loop.run_in_executor(executor, device.prove, identity.agent_id, transport_key, nonce)
     request = encode(
         EnrolRequest(
             agent_id=identity.agent_id,
             ek_public=ek.public,
             ek_certificates=ek.certificates,
             ak_public=ak_public,
-            transport_key=identity.transport_public,
-            nonce=secrets.token_bytes(32),
+            transport_key=transport_key,
+            nonce=nonce,
+            device=shown,
             bus_key=bus_key.public if bus_key is not None else "",
         )
     )
@@ -100,7 +114,7 @@ async def _attempt(
         raise MalformedError(f"the registrar's challenge can not be read: {error}") from error
     if isinstance(challenge, Refused):
         raise EnrolmentError(challenge.message, remedy=challenge.remedy)
-    secret = await asyncio.get_running_loop().run_in_executor(executor, tpm.activate, challenge.credential, challenge.secret)
+    secret = await loop.run_in_executor(executor, tpm.activate, challenge.credential, challenge.secret)
     proof = hmac.new(secret, transcript(request, reply), hashlib.sha256).digest()
     possession = possession_bytes(challenge.challenge_id, proof)
     activate = ActivateRequest(

@@ -26,6 +26,7 @@ from services.agent import bus_key
 from services.agent import identity as identities
 from services.agent.answering import Answerer
 from services.agent.belief import Belief
+from services.agent.device_keys import DeviceKeys
 from services.agent.enrolment import enrol
 from services.agent.evidence import Attester, EvidenceMaker
 from services.agent.hook import run_hook
@@ -61,6 +62,7 @@ class Agent:
         self._settings = settings
         self._ima = _ima_log(config)
         self._tpm = TpmDevice(config.tcti, config.data_dir, ek=config.ek, ak=config.ak, ak_scheme=config.ak_scheme)
+        self._device = DeviceKeys(self._tpm, config)
         self._executor = ThreadPoolExecutor(1, "tpm")
 
     async def run(self) -> None:
@@ -85,7 +87,7 @@ class Agent:
             await self._belief.start(bus)
             # Revocations of others count also for a machine that is not enrolled yet.
             self._hear_revocations(bus, tasks)
-            enrolled, _ = await enrol(bus, self._tpm, identity, self._executor)
+            enrolled, _ = await enrol(bus, self._tpm, identity, self._executor, device=self._device)
             identities.store(self._config.data_dir, enrolled)
             await self._attest(bus, enrolled, tasks)
 
@@ -112,7 +114,7 @@ class Agent:
         bus = await _connect(replace(self._settings, credentials=credentials, identity=None))
         try:
             await self._belief.start(bus)
-            enrolled, token = await enrol(bus, self._tpm, identity, self._executor, key)
+            enrolled, token = await enrol(bus, self._tpm, identity, self._executor, key, self._device)
         finally:
             await bus.close()
         identities.store(self._config.data_dir, enrolled)

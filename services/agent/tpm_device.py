@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from tpm2_pytss import (
@@ -24,6 +25,7 @@ from tpm2_pytss import (
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
     TPMS_CONTEXT,
+    TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
     TSS2_Exception,
 )
@@ -41,6 +43,7 @@ from services.agent.tpm_transport import Transport, refused_for_good
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _KEY_FILE_LIMIT: Final = 16_384
 
 
@@ -142,6 +145,30 @@ class TpmDevice:
                 return bytes(tpm.activate_credential(ak, ek, blob, seed, session1=ESYS_TR.PASSWORD, session2=session))
 
         return self._transport.run("activate the credential", activate)
+
+    def certify(self, signer: Callable[[ESAPI], AbstractContextManager[ESYS_TR]], qualifying: bytes) -> tuple[bytes, bytes]:
+        """Return TPMS_ATTEST and TPMT_SIGNATURE: another key of this TPM vouches for the AK (TPM2_Certify, TPM 2.0 Part 3,
+        section 18.2).
+
+        :param signer: has that key loaded while a block runs.
+        :raises KeyLostError: when there is no AK, or the TPM does not load it any more.
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+
+        def certify(tpm: ESAPI) -> tuple[bytes, bytes]:
+            with self._attestation(tpm) as ak, signer(tpm) as key:
+                attest, signature = tpm.certify(ak, key, qualifying, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL))
+                return bytes(attest), bytes(signature.marshal())
+
+        return self._transport.run("certify the AK", certify)
+
+    def perform(self, what: str, operation: Callable[[ESAPI], _T]) -> _T:
+        """Do ``operation`` on the opened TPM.
+
+        :param what: for messages, as in "the TPM can not ``what``".
+        :raises TpmError: when the TPM refuses or can not be reached.
+        """
+        return self._transport.run(what, operation)
 
     def quote(self, qualifying: bytes, banks: Banks) -> tuple[bytes, bytes]:
         """Return TPMS_ATTEST and TPMT_SIGNATURE of a quote by the AK over ``banks`` (bank -> PCR indexes).

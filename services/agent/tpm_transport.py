@@ -26,6 +26,12 @@ _USELESS: Final = frozenset((0x2, 0xB, 0x15))
 """TSS2_BASE_RC_NOT_IMPLEMENTED, BAD_VALUE, NOT_SUPPORTED from the layers above the TPM: a TCTI string that leads nowhere."""
 
 
+class TpmRefusedError(TpmError):
+    """The TPM refused a command, and would refuse it again."""
+
+    permanent = True
+
+
 class Transport:
     """A TPM behind a TCTI string such as ``device:/dev/tpmrm0`` or ``swtpm:host=127.0.0.1,port=2321``.
 
@@ -43,7 +49,8 @@ class Transport:
         """Do ``operation`` on the opened TPM, from its start again while the TPM is busy or away. Blocks.
 
         :param what: for messages, as in "the TPM can not ``quote``".
-        :raises TpmError: when the TPM refuses, or could not be used within ``busy_s``.
+        :raises TpmRefusedError: when the TPM refuses, or the TCTI string leads nowhere.
+        :raises TpmError: when it could not be used within ``busy_s``.
         """
         deadline = time.monotonic() + self._busy_s
         pause = _FIRST_PAUSE_S
@@ -53,12 +60,15 @@ class Transport:
                     with ESAPI(self._tcti) as tpm:
                         return operation(tpm)
                 except TSS2_Exception as error:
-                    if refused_for_good(error) or time.monotonic() + pause > deadline:
-                        raise TpmError(f"the TPM at {self._tcti} can not {what}: {error}") from error
+                    message = f"the TPM at {self._tcti} can not {what}: {error}"
+                    if refused_for_good(error):
+                        raise TpmRefusedError(message) from error
+                    if time.monotonic() + pause > deadline:
+                        raise TpmError(message) from error
                 except AttestreamError:
                     raise
                 except (RuntimeError, ValueError) as error:  # tpm2-pytss's own checks of a TCTI string or an argument
-                    raise TpmError(f"the TPM at {self._tcti} can not {what}: {error}") from error
+                    raise TpmRefusedError(f"the TPM at {self._tcti} can not {what}: {error}") from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
