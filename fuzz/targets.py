@@ -131,7 +131,7 @@ def _evm_entries() -> list[bytes]:
 def _evm(data: bytes) -> object:
     fields = dict(zip(evm.FIELDS, templates.split_fields(data, len(evm.FIELDS)), strict=True))
     keys = KeyRing([SigningKey(_KEY.public_key())])
-    return evm.why_unproven(fields, b"sha256:\0" + b"d" * 32, evm.Trust(keys, (keys,), ("sha256",)))
+    return evm.why_unproven(fields, b"sha256:\0" + b"d" * 32, evm.Trust((keys,), (keys,), ("sha256",)))
 
 
 def _boots() -> list[bytes]:

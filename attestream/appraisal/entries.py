@@ -7,7 +7,7 @@ from typing import Final
 
 from attestream.appraisal.collector import Collector
 from attestream.appraisal.devices import Breach, Device, appraise_event
-from attestream.appraisal.runtime_policy import Decision, Proofs, RuntimePolicy
+from attestream.appraisal.runtime_policy import EVM_KEYRINGS, Decision, Proofs, RuntimePolicy
 from attestream.appraisal.state import LearnedKey
 from attestream.appraisal.text import printable
 from attestream.ima.device_mapper import EVENTS
@@ -47,7 +47,7 @@ class EntryJudge:
         "_plain",
         "_policy",
         "_refused",
-        "_ring",
+        "_rings",
         "_scope",
         "_trace",
         "cleared",
@@ -87,7 +87,7 @@ class EntryJudge:
         """Keys that the entries so far put on allowed keyrings."""
         self.devices = devices
         """Devices after the entries so far."""
-        self._ring: KeyRing | None = None
+        self._rings: tuple[KeyRing, KeyRing] | None = None
         self._refused = 0
 
     def known(self) -> Mapping[bytes, bytes]:
@@ -146,11 +146,13 @@ class EntryJudge:
 
     def _proofs(self, entry: Entry) -> Proofs:
         signed = bool(entry.signature or entry.more)
-        if signed and self._ring is None:
-            self._ring = KeyRing(load_public_der(key.der, key.keyid) for key in self.keys)
+        if signed and self._rings is None:
+            loaded = [(key.keyring, load_public_der(key.der, key.keyid)) for key in self.keys]
+            evm = KeyRing(key for keyring, key in loaded if keyring in EVM_KEYRINGS)
+            self._rings = KeyRing(key for _, key in loaded), evm
         memo = self._memo.signatures if self._memo is not None else None
-        ring = self._ring if signed and self._ring is not None else KeyRing()
-        return Proofs(ring, self._aggregates, memo, signatures=self._refused < MAX_BAD_SIGNATURES)
+        ring, evm_ring = self._rings if signed and self._rings is not None else (KeyRing(), KeyRing())
+        return Proofs(ring, self._aggregates, memo, signatures=self._refused < MAX_BAD_SIGNATURES, evm_keys=evm_ring)
 
     def _learn(self, entry: Entry, decision: Decision, key: SigningKey) -> Decision:
         learned = LearnedKey(entry.path, key.keyid, key.der)
@@ -160,7 +162,7 @@ class EntryJudge:
             text = f"It is one key more than the {MAX_LEARNED} that are remembered."
             return Decision(decision.rule, "runtime.key-unknown", text)
         self.keys = (*self.keys, learned)
-        self._ring = None
+        self._rings = None
         return decision
 
     def _decide_device(self, entry: Entry, buffer: bytes) -> Decision:

@@ -15,7 +15,8 @@
 
 Only ``digests`` is needed. Expressions are RE2 and must match the whole path. ``deny`` goes before everything else. A key
 that the kernel puts on one of ``keyrings`` signs files from then on, if there are ``signatures``. ``evm`` is the same for
-portable EVM signatures, which entries of the template ``evm-sig`` carry; with the rule ``both`` each file needs one.
+portable EVM signatures, which entries of the template ``evm-sig`` carry; with the rule ``both`` each file needs one. Of
+``keyrings`` only keys on ``.evm`` and ``_evm`` make such signatures.
 ``device_mapper``: see :mod:`attestream.appraisal.device_policy`; without it, its events are judged as ``buffers``.
 """
 

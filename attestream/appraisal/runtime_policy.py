@@ -21,6 +21,8 @@ from attestream.ima.templates import more_fields
 BOOT_AGGREGATE: Final = b"boot_aggregate"
 """Name of the first entry of a log: the digest over the PCRs of the boot."""
 ANY_KEYRING: Final = b"*"
+EVM_KEYRINGS: Final = (b".evm", b"_evm")
+"""Keyrings by which the kernel checks EVM signatures (Linux ``security/integrity/digsig.c``)."""
 
 EITHER: Final = "either"
 BOTH: Final = "both"
@@ -61,6 +63,8 @@ class Proofs(NamedTuple):
     """Verdicts on signatures; only saves time."""
     signatures: bool = True
     """Whether signatures are still checked."""
+    evm_keys: KeyRing = KeyRing()
+    """Those of ``keys`` that are on a keyring by which the kernel checks EVM signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +177,12 @@ class RuntimePolicy:
             return False, _TOO_MANY, False
         file_keys = (rule.keys,) if self.signatures is None else (rule.keys, self.signatures.keys)
         fields = dict(zip(more_fields(entry.template), entry.more, strict=True))
-        why = why_unproven(fields, entry.digest, Trust(rule.keys, file_keys, rule.hashes), proofs.memo)
-        return not why, why, False
+        why = why_unproven(fields, entry.digest, Trust((rule.keys,), file_keys, rule.hashes), proofs.memo)
+        if not why or not proofs.keys:
+            return not why, why, False
+        learned = Trust((rule.keys, proofs.evm_keys), (*file_keys, proofs.keys), rule.hashes)
+        why = why_unproven(fields, entry.digest, learned, proofs.memo)
+        return not why, why, True
 
     def _signature(self, entry: Entry, rule: SignatureRule, proofs: Proofs) -> tuple[bool, str, bool]:
         """Return whether the entry's signature is valid, why not, and whether that rests on learned keys."""

@@ -5,6 +5,9 @@ group and mode (Linux ``security/integrity/evm/evm_crypto.c``, ``evm_calc_hmac_o
 signature leaves inode number, generation and file system out, so that the log carries all that it covers
 (``ima/ima_template_lib.c``, ``evm/evm_main.c``, ``evm_read_protected_xattrs``).
 
+Version 2 signs that digest, version 3 the hash of ``struct ima_file_id`` with it, as signatures of ``security.ima`` do
+(``digsig_asymmetric.c``, ``asymmetric_verify_v3``).
+
 Of the content it covers only what ``security.ima`` says, so it proves a file only when that has the measured digest. Names
 and lengths of attributes are not signed; they are the kernel's word in the log.
 """
@@ -26,6 +29,7 @@ FIELDS: Final = ("evmsig", "xattrnames", "xattrlengths", "xattrvalues", "iuid", 
 """Fields of a template without which a portable signature can not be checked."""
 MAX_ATTRIBUTES: Final = 64
 IMA_ATTRIBUTE: Final = "security.ima"
+_VERSIONS: Final = (2, 3)
 _INODE: Final = Struct("<QIIIHxx")
 """``struct h_misc`` of 64-bit kernels: inode number and generation (zeros here), owner, group, mode."""
 _SHA1_DIGEST: Final = 1
@@ -53,7 +57,7 @@ class Protected(NamedTuple):
 class Trust(NamedTuple):
     """Whose signatures count."""
 
-    keys: KeyRing
+    keys: tuple[KeyRing, ...]
     """Of portable signatures."""
     file_keys: tuple[KeyRing, ...]
     """Of a signature in ``security.ima``, when that is not a mere digest."""
@@ -102,15 +106,16 @@ def why_unproven(fields: Mapping[str, bytes], digest: bytes, trust: Trust, memo:
         signature = parse_signature(protected.signature)
     except MalformedError as error:
         return f"its portable EVM signature can not be checked: {error.message}"
-    if signature.type != PORTABLE or signature.version != 2:
+    if signature.type != PORTABLE or signature.version not in _VERSIONS:
         return f"its EVM signature is of type {signature.type} and version {signature.version}, not a portable one"
     if signature.hash_name not in trust.hashes or signature.hash_name not in HASHLIB_NAMES:
         return f"its portable EVM signature is over {signature.hash_name}, which does not count"
-    verdict = verify_signature(signature, protected.digest(signature.hash_name), trust.keys, memo)
-    if verdict is SignatureVerdict.NO_KEY:
+    signed = protected.digest(signature.hash_name)
+    verdicts = {verify_signature(signature, signed, keys, memo) for keys in trust.keys}
+    if SignatureVerdict.VALID not in verdicts:
+        if SignatureVerdict.INVALID in verdicts:
+            return "its portable EVM signature is not valid for its attributes, owner, group and mode"
         return f"no key has the id {signature.keyid.hex()} of its portable EVM signature"
-    if verdict is SignatureVerdict.INVALID:
-        return "its portable EVM signature is not valid for its attributes, owner, group and mode"
     return _why_other_content(protected.attributes.get(IMA_ATTRIBUTE, b""), digest, trust, memo)
 
 

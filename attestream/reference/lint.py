@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attestream.appraisal.document import expression, load, shown
 from attestream.appraisal.policy import CompiledPolicy, compile_policy
+from attestream.appraisal.runtime_policy import EVM_KEYRINGS
 from attestream.ima.digests import VERITY
 from attestream.reference.boot_lint import NOTICE, RESETTABLE, WARNING, Remark, check_boot
 
@@ -56,10 +57,12 @@ def _of_document(top: Mapping[str, Any], policy: CompiledPolicy) -> Iterator[Rem
     elif _AGGREGATE.encode("ascii") not in runtime.digests and "boot" not in top:
         text = "there is neither a boot_aggregate nor `boot`: the first entry of every log is refused"
         yield Remark(WARNING, "boot-aggregate-missing", "runtime.digests", text)
-    if runtime.signatures is not None and not runtime.signatures.keys and not runtime.keyrings:
-        yield Remark(WARNING, "keys-missing", "runtime.signatures.keys", "without a key no signature is ever valid")
-    if runtime.keyrings and runtime.signatures is None:
-        text = "keys on these keyrings sign nothing as long as there is no `signatures`"
+    evm_keyrings = runtime.keyrings.keys() & set(EVM_KEYRINGS)
+    for name, rule, keyrings in (("signatures", runtime.signatures, runtime.keyrings), ("evm", runtime.evm, evm_keyrings)):
+        if rule is not None and not rule.keys and not keyrings:
+            yield Remark(WARNING, "keys-missing", f"runtime.{name}.keys", "without a key no signature is ever valid")
+    if runtime.keyrings and runtime.signatures is None and not (runtime.evm is not None and evm_keyrings):
+        text = "keys on these keyrings sign nothing as long as there is no `signatures`, or no `evm` for those of EVM"
         yield Remark(NOTICE, "keyrings-idle", "runtime.keyrings", text)
 
 

@@ -15,7 +15,7 @@ from attestream.appraisal.state import fresh
 from attestream.errors import PolicyError
 from attestream.ima.memo import Memo
 from devtools import ima_log
-from devtools.evm_signature import evm_fields, ima_digest
+from devtools.evm_signature import evm_fields, ima_digest, sign
 from schemas.attestation import ImaDelta
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -89,6 +89,44 @@ def test_the_boot_aggregate_has_no_file_and_needs_only_its_digest():
     aggregate = ima_log.record("boot_aggregate", content("boot_aggregate"), template="evm-sig")
     assert found(policy(digests=listed("boot_aggregate"), rule="both"), aggregate) == []
     assert found(policy(rule="both"), aggregate) == [("runtime.path-unknown", "boot_aggregate")]
+
+
+def imported(key, keyring=".evm"):
+    """The entry about a key that the kernel has put on a keyring."""
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    record = ima_log.record(keyring, hashlib.sha256(der).digest(), template="ima-buf", more={"buf": der})
+    return record, {keyring: [f"sha256:{hashlib.sha256(der).hexdigest()}"]}
+
+
+@pytest.mark.parametrize("rule", ["either", "both"])
+def test_a_key_that_the_log_shows_on_the_keyring_of_evm_counts_from_then_on(rule):
+    record, keyrings = imported(OTHER)
+    digests = listed("/bin/a") if rule == "both" else {}
+    compiled = policy(digests=digests, rule=rule, keyrings=keyrings)
+    code = "runtime.evm-signature" if rule == "both" else "runtime.path-unknown"
+    memo = Memo()
+    for _ in range(2):
+        assert found(compiled, record, signed("/bin/a", OTHER), memo=memo) == []
+        # What another machine has learned proves nothing here, nor does what comes later.
+        assert found(compiled, signed("/bin/a", OTHER), memo=memo) == [(code, "/bin/a")]
+        assert found(compiled, signed("/bin/a", OTHER), record, memo=memo) == [(code, "/bin/a")]
+    assert found(compiled, record, signed("/bin/a", OTHER, of="/bin/b")) == [(code, "/bin/a")]
+    unlisted = policy(digests=digests, rule=rule)
+    assert found(unlisted, record, signed("/bin/a", OTHER)) == [("runtime.keyring-unknown", ".evm"), (code, "/bin/a")]
+
+
+def test_a_key_on_another_keyring_signs_no_attributes():
+    """The kernel checks EVM signatures by ``.evm`` alone: a key that may sign files must not vouch for set-uid bits."""
+    record, keyrings = imported(OTHER, ".ima")
+    compiled = policy(keyrings=keyrings)
+    assert found(compiled, record, signed("/bin/a", OTHER)) == [("runtime.path-unknown", "/bin/a")]
+    # But it signs what is in security.ima.
+    attribute = sign(OTHER, content("/bin/a"), kind=3)
+    entry = ima_log.record(
+        "/bin/a", content("/bin/a"), template="evm-sig", more=evm_fields(KEY, {"security.ima": attribute})
+    )
+    assert found(compiled, record, entry) == []
+    assert found(compiled, entry) == [("runtime.path-unknown", "/bin/a")]
 
 
 def test_excludes_need_no_signature():

@@ -168,6 +168,7 @@ def test_differences_are_told_by_place_and_name(inside, tmp_path):
         ({"digests": {"boot_aggregate": [A], "/a": [A]}, "deny": {"paths": ["/a"]}}, "denied-path"),
         ({"digests": {"boot_aggregate": [A], "/a": [B]}, "deny": {"digests": [B]}}, "denied-digest"),
         ({"digests": {"boot_aggregate": [A]}, "signatures": {"keys": []}}, "keys-missing"),
+        ({"digests": {"boot_aggregate": [A]}, "evm": {"keys": []}, "keyrings": {".ima": [A]}}, "keys-missing"),
     ],
 )
 def test_lint_warns(inside, tmp_path, runtime, code):

@@ -4,7 +4,8 @@ import hashlib
 import struct
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def ring(*keys):
 
 
 def trust(*keys, hashes=("sha256", "sha512"), file_keys=()):
-    return Trust(ring(*keys), (ring(*file_keys),), hashes)
+    return Trust((ring(*keys),), (ring(*file_keys),), hashes)
 
 
 def why(fields, *, digest=DIGEST, by=None):
@@ -35,11 +36,41 @@ def why(fields, *, digest=DIGEST, by=None):
 
 
 @pytest.mark.parametrize("key", [RSA, EC], ids=["rsa", "ec"])
-@pytest.mark.parametrize("hash_name", ["sha256", "sha512"])
-def test_a_signature_over_attributes_and_inode_proves_the_file(key, hash_name):
-    fields = evm_fields(key, ATTRIBUTES, owner=1000, group=100, mode=0o100640, hash_name=hash_name)
-    assert why(fields) == ""
-    assert "no key has the id" in why(fields, by=trust(EC if key is RSA else RSA))
+@pytest.mark.parametrize("hash_name", ["sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_signature_over_attributes_and_inode_proves_the_file(key, hash_name, version):
+    fields = evm_fields(key, ATTRIBUTES, owner=1000, group=100, mode=0o100640, hash_name=hash_name, version=version)
+    both = (hash_name, "sha256")
+    assert why(fields, by=trust(RSA, EC, hashes=both)) == ""
+    assert "no key has the id" in why(fields, by=trust(EC if key is RSA else RSA, hashes=both))
+    assert "is not valid for its attributes" in why(fields | {"iuid": bytes(4)}, by=trust(RSA, EC, hashes=both))
+    if hash_name != "sha256":
+        assert f"is over {hash_name}" in why(fields, by=trust(RSA, EC, hashes=("sha256",)))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_signature_of_one_version_is_none_of_the_other(version):
+    fields = evm_fields(RSA, ATTRIBUTES, version=version)
+    relabelled = bytes((5, 5 - version)) + fields["evmsig"][2:]
+    assert "is not valid for its attributes" in why(fields | {"evmsig": relabelled})
+
+
+def test_version_3_signs_for_what_it_was_made():
+    """With version 2, a signature of a file whose content has the same digest would count."""
+    fields = evm_fields(RSA, ATTRIBUTES)
+    digest = read_protected(fields).digest("sha256")[len("sha256:\0") :]
+    of_a_file = sign(RSA, digest, kind=3, version=3)
+    assert "is not valid for its attributes" in why(fields | {"evmsig": b"\x05" + of_a_file[1:]})
+
+
+def test_the_digest_that_version_3_signs_is_that_of_the_kernel():
+    """Worked out by hand from ``struct ima_file_id``: type, algorithm, and the digest without padding."""
+    fields = evm_fields(EC, ATTRIBUTES)
+    digest = read_protected(fields).digest("sha256")[len("sha256:\0") :]
+    signed = hashlib.sha256(b"\x05\x04" + digest).digest()
+    value = EC.sign(signed, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    head = b"\x05\x03\x04" + SigningKey(EC.public_key()).keyid.to_bytes(4, "big") + len(value).to_bytes(2, "big")
+    assert why(fields | {"evmsig": head + value}) == ""
 
 
 def test_the_digest_is_that_of_the_kernel():
@@ -83,6 +114,11 @@ def test_security_ima_may_itself_be_a_signature():
     assert "is not valid for the file's content" in why(signed, by=trust(RSA))
     stolen = evm_fields(RSA, {"security.ima": sign(EC, hashlib.sha256(b"another").digest(), kind=3)})
     assert "is not valid for the file's content" in why(stolen, by=trust(RSA, file_keys=[EC]))
+    third = evm_fields(RSA, {"security.ima": sign(EC, CONTENT, kind=3, version=3)})
+    assert why(third, by=trust(RSA, file_keys=[EC])) == ""
+    verity = evm_fields(RSA, {"security.ima": sign(EC, CONTENT, kind=6, version=3)})
+    assert why(verity, digest=b"verity:" + DIGEST, by=trust(RSA, file_keys=[EC])) == ""
+    assert "is not valid for the file's content" in why(third, digest=b"verity:" + DIGEST, by=trust(RSA, file_keys=[EC]))
     portable = evm_fields(RSA, {"security.ima": sign(EC, CONTENT, kind=5)})
     assert "of a kind that does not count" in why(portable, by=trust(RSA, file_keys=[EC]))
 
@@ -100,10 +136,11 @@ def test_a_weak_hash_does_not_count():
     [
         (sign(RSA, CONTENT, kind=3), "is of type 3"),
         (b"\x02" + bytes(20), "type 2 is not that of a file signature"),
-        (b"\x05\x03" + sign(RSA, CONTENT, kind=5)[2:], "version 3"),
+        (b"\x05\x04" + sign(RSA, CONTENT, kind=5)[2:], "version 4"),
+        (b"\x05\x01" + sign(RSA, CONTENT, kind=5)[2:], "version 1"),
         (b"\x05\x02\x04", "ends within its header"),
     ],
-    ids=["of a file", "hmac", "version 3", "cut"],
+    ids=["of a file", "hmac", "version 4", "version 1", "cut"],
 )
 def test_what_is_no_portable_signature_does_not_count(signature, reason):
     assert reason in why(evm_fields(RSA, ATTRIBUTES) | {"evmsig": signature})
