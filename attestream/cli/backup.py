@@ -30,18 +30,16 @@ SERVICES: Final = ("registrar", "verifier")
 """Those that have a database."""
 
 KEPT: Final = [
-    *(
-        "attestream.toml",
-        "keys",
-        "bus-keys",
-        "credentials",
-        "operators",
-        "tls",
-        "trusted",
-        "ek-store",
-        "iak-store",
-        "servers",
-    )
+    "attestream.toml",
+    "keys",
+    "bus-keys",
+    "credentials",
+    "operators",
+    "tls",
+    "trusted",
+    "ek-store",
+    "iak-store",
+    "servers",
 ]
 """What a back-up with keys holds of the data directory."""
 

@@ -54,7 +54,7 @@ def judge_device_key(
     own, *intermediates = certificates
     for_life = msgspec.structs.replace(profile, expired=profile.expired_device_identity)
     result = find_path(own, store, intermediates=intermediates, profile=for_life, now=now)
-    return concluded(result, _problems(role, own, key, profile))
+    return concluded(own, result, _problems(role, own, key, profile))
 
 
 def judge_same_device(iak: Sequence[bytes], idevid: Sequence[bytes]) -> Problem | None:

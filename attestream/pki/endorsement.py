@@ -45,7 +45,7 @@ def judge_endorsement(
         return Judgement((broken,))
     own, *intermediates = certificates
     result = find_path(own, store, intermediates=intermediates, profile=profile, now=now, purpose=EK_CERTIFICATE)
-    return concluded(result, _problems(own, key, profile))
+    return concluded(own, result, _problems(own, key, profile))
 
 
 def _problems(own: Certificate, key: CertifiedKey | None, profile: Profile) -> Iterator[Problem]:

@@ -30,6 +30,8 @@ class Judgement(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...]
     anchor: str = ""
     """Subject of the trust store's certificate at the end of the path, safe to print; empty when there is no path."""
+    subject: str = ""
+    """Subject of the key's own certificate, safe to print; empty when none could be read."""
 
     @property
     def trusted(self) -> bool:
@@ -64,9 +66,10 @@ def read_chain(chain: Sequence[bytes]) -> tuple[list[Certificate], Problem | Non
     return found, None
 
 
-def concluded(result: PathResult, own: Iterator[Problem]) -> Judgement:
-    """Return the judgement that a path and the problems of the certificate itself amount to."""
-    problems = tuple(dict.fromkeys((*own, *result.problems)))
+def concluded(own: Certificate, result: PathResult, found: Iterator[Problem]) -> Judgement:
+    """Return the judgement that a certificate's path and its own problems amount to."""
+    problems = tuple(dict.fromkeys((*found, *result.problems)))
     # What rejects is kept when the list is cut.
     ordered = sorted(problems, key=lambda problem: not problem.fatal)[:MAX_PROBLEMS]
-    return Judgement(tuple(ordered), result.path[-1].subject.text() if result.path else "")
+    anchor = result.path[-1].subject.text() if result.path else ""
+    return Judgement(tuple(ordered), anchor, own.subject.text())

@@ -104,7 +104,10 @@ def decide(examined: Examined, accept_ek: AcceptEk) -> Admitted:
     if examined.device is not None:
         found += _warnings(examined.device)
         if examined.device.trusted:
-            found.insert(0, finding("identity.iak-vouched", examined.device.anchor))
+            vouched = (
+                f"The initial attestation key of the machine {examined.device.subject} vouches for the attestation key."
+            )
+            found.insert(0, finding("identity.iak-vouched", examined.device.anchor, vouched))
     if accept_ek == "hook":
         return _admitted(examined, "hook", [finding("identity.ek-hook"), *found])
     if examined.endorsement.trusted:
@@ -155,7 +158,7 @@ def _device(
     other = judge_device_key("IDevID", device.idevid_certificates, store, profile=profile, now=now, key=idevid)
     mismatch = judge_same_device(device.iak_certificates, device.idevid_certificates)
     further: tuple[Problem, ...] = (mismatch,) if mismatch else ()
-    return Judgement((*judged.problems, *other.problems, *further), judged.anchor)
+    return msgspec.structs.replace(judged, problems=(*judged.problems, *other.problems, *further))
 
 
 def _check_bounds(request: EnrolRequest) -> None:

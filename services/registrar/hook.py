@@ -97,6 +97,8 @@ def document(request: EnrolRequest, examined: Examined) -> dict[str, Any]:
         "anchor": examined.endorsement.anchor,
         "findings": [msgspec.structs.asdict(one) for one in examined.endorsement.findings()],
         "device_trusted": device is not None and device.trusted,
+        "device_anchor": device.anchor if device else "",
+        "device_subject": device.subject if device else "",
         "device_findings": [msgspec.structs.asdict(one) for one in device.findings()] if device else [],
     }
 

@@ -142,6 +142,7 @@ def test_device_identity_vouches_in_place_of_the_ek_certificate():
     found = admitted(device(request()), devices=(DEVICE_ROOT,))
     assert found.ek_trust == "iak"
     assert codes(found) == [("iak-vouched", "info"), ("certificate-missing", "warning")]
+    assert "serialNumber=1234" in found.findings[0].message
 
 
 def test_both_vouch():

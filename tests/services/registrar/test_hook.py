@@ -51,6 +51,7 @@ async def test_hook_is_told_the_facts(script, asked, tmp_path, monkeypatch):
     await Hook(command, timeout_s=10).ask(*asked)
     given = json.loads((tmp_path / "given").read_text())
     assert (given["agent_id"], given["trusted"], given["anchor"]) == ("web-1", True, "CN=Maker CA")
+    assert (given["device_trusted"], given["device_anchor"], given["device_subject"]) == (False, "", "")
     assert given["ek_pem"].startswith("-----BEGIN PUBLIC KEY-----")
     environment = (tmp_path / "env").read_text()
     assert "ATTESTREAM_AGENT_ID=web-1\n" in environment
