@@ -16,8 +16,7 @@ MIN_BYTES: Final = 32
 GRACE_MS: Final = 60_000
 """Milliseconds after a change in which other workers may still ask under the secret before: they have not looked yet."""
 
-_LOOK_S: Final = 5.0
-_AGAIN_S: Final = 1.0
+_LOOK_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -58,13 +57,13 @@ class SecretFile(ClusterSecret):
         super().__init__(*_read(path))
 
     async def follow(self) -> None:
-        """Look every few seconds, for ever."""
+        """Look every second, for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
             self._look()
 
     def _look(self) -> None:
-        if self._monotonic() - self._looked < _AGAIN_S:
+        if self._monotonic() - self._looked < _LOOK_S:
             return
         self._looked = self._monotonic()
         try:

@@ -10,6 +10,7 @@ from attestream.clock import unix_ms
 from attestream.config import TrustConfig
 from attestream.errors import ConfigError, ExpiredError, ForbiddenError, SignatureError, TimedOutError
 from attestream.signing import TrustedKeys
+from attestream.trust import roster as rosters
 from devtools.roster_keys import RosterKeys
 from schemas import subjects, topology
 from schemas.base import encode
@@ -267,3 +268,51 @@ async def test_a_silent_service_is_no_signed_one(bus, keys, connected):
     asker = await connected(keys.trust())
     with pytest.raises(TimedOutError):
         await asker.request("test.nobody", QUERY, Done, signed_by=(Role.REGISTRAR,), timeout_s=0.5)
+
+
+async def test_a_reader_follows_the_root_key_and_believes_the_former_no_more(bus, keys, connected, caplog):
+    await keys.publish(bus)
+    reader = (await connected(keys.trust())).trust
+    former = keys.root
+    keys.succeed_root()
+    with caplog.at_level(logging.WARNING):
+        assert reader.take(keys.signed)
+    assert f"root key {former.key_id} has given its place to {keys.root.key_id}" in caplog.text
+    keys.rotate("verifier")
+    assert reader.take(keys.signed)
+    thief = keys
+    thief.root = former
+    thief.add("mallory", Role.ADMIN)
+    with pytest.raises(SignatureError, match="no root key that counts here"):
+        reader.take(thief.signed)
+
+
+async def test_who_was_away_while_a_root_key_came_and_its_voucher_went_goes_on_by_what_it_has_kept(bus, keys, tmp_path):
+    file, pinned = tmp_path / "roster", TrustedKeys.from_pems([keys.root.public_pem])
+    keys.succeed_root()
+    await keys.publish(bus)
+    first = Trust(pinned, roster_file=file)
+    await first.start(bus)
+    await first.stop()
+    keys.roster = rosters.without_vouchers(keys.roster, keys.roster.vouchers, unix_ms())
+    await keys.publish(bus)
+    second = Trust(pinned, roster_file=file)
+    await second.start(bus)
+    await second.stop()
+    assert second.keyring.version == keys.roster.version
+    # Whoever has kept nothing and knows only the former key must be given the new one.
+    with pytest.raises(ConfigError, match="another installation"):
+        await Trust(pinned, roster_file=tmp_path / "nothing").start(bus)
+
+
+async def test_who_is_given_another_root_key_by_hand_begins_anew(bus, keys, tmp_path, caplog):
+    file = tmp_path / "roster"
+    file.write_bytes(keys.signed)
+    keys.succeed_root()
+    await keys.publish(bus)
+    trust = keys.trust(roster_file=file)
+    with caplog.at_level(logging.WARNING):
+        await trust.start(bus)
+    await trust.stop()
+    assert "is not used" in caplog.text
+    assert file.read_bytes() == keys.signed
