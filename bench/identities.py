@@ -114,7 +114,7 @@ async def _registrar(directory: Path, url: str) -> AsyncIterator[int]:
 
 
 async def _enrol(pid: int, enrolment: Bus, url: str) -> tuple[float, list[_Agent]]:
-    keys = KeyPool(4)
+    keys = KeyPool(4, own=("ek",))
     soft = [
         SoftAgent(f"agent-{index}", SoftTpm(ek="p256", ak="p256", ak_policy=secrets.token_bytes(32), keys=keys))
         for index in range(ENROLMENTS + AT_ONCE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -43,15 +43,21 @@ def generate_key(kind: str) -> PrivateKey:
 
 
 class KeyPool:
-    """Hands out private keys, in turn, at most ``size`` of a kind for a use: thousands of software TPMs can share a few."""
+    """Hands out private keys, in turn, at most ``size`` of a kind for a use: thousands of software TPMs can share a few.
 
-    def __init__(self, size: int = 4) -> None:
+    Keys for the uses in ``own`` are not shared. To a registrar, TPMs with one endorsement key are one machine.
+    """
+
+    def __init__(self, size: int = 4, *, own: Collection[str] = ()) -> None:
         self._size = size
+        self._own = own
         self._keys: dict[tuple[str, str], list[PrivateKey]] = {}
         self._taken: dict[tuple[str, str], int] = {}
 
     def take(self, kind: str, use: str = "") -> PrivateKey:
         """Return a key of ``kind`` (see :func:`generate_key`). Uses, such as ``ek`` and ``ak``, never share a key."""
+        if use in self._own:
+            return generate_key(kind)
         keys = self._keys.setdefault((kind, use), [])
         taken = self._taken.get((kind, use), 0)
         self._taken[kind, use] = taken + 1

@@ -51,8 +51,22 @@ def add_bytes(table: str, column: str) -> None:
 
 def add_number(table: str, column: str) -> None:
     """Add a column of integers of 64 bits that is 0 in the rows that are there."""
-    if column not in {each["name"] for each in sa.inspect(op.get_bind()).get_columns(table)}:
-        op.add_column(table, sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
+    _add(table, sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
+
+
+def add_flag(table: str, column: str) -> None:
+    """Add a column of booleans that is false in the rows that are there."""
+    _add(table, sa.Column(column, sa.Boolean, nullable=False, server_default=sa.false()))
+
+
+def add_text(table: str, column: str, length: int) -> None:
+    """Add a column of texts of at most ``length`` characters that is empty in the rows that are there."""
+    _add(table, sa.Column(column, sa.String(length), nullable=False, server_default=""))
+
+
+def _add(table: str, column: sa.Column[Any]) -> None:
+    if column.name not in {each["name"] for each in sa.inspect(op.get_bind()).get_columns(table)}:
+        op.add_column(table, column)
 
 
 def _repeated() -> bool:

@@ -97,6 +97,6 @@ class Attester(SoftAgent):
 
 def make_attesters(count: int, ak: str, *, files: bool) -> list[Attester]:
     """Return ``count`` booted machines."""
-    keys = KeyPool(_KEYS)
+    keys = KeyPool(_KEYS, own=("ek",))
     image = Image() if files else None
     return [Attester(number, ak, keys, image) for number in range(count)]

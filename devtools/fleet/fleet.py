@@ -45,7 +45,7 @@ class Fleet:
     async def start(self) -> None:
         """Make the machines, switch them on, enrol and connect them."""
         kinds = [kind for kind, weight in self.scenario.keys.items() for _ in range(weight)]
-        keys = KeyPool(SHARED_KEYS)
+        keys = KeyPool(SHARED_KEYS, own=("ek",))
         measured = round(self.scenario.image.boot_logs * self._count)
         for number in range(self._count):
             machine = Machine(

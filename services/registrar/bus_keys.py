@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestream.credentials.account import EVERYBODY, MAX_REVOKED
@@ -24,25 +24,14 @@ MAX_KEYS: Final = 4
 _PROLONG: Final = update(bus_key).where(bus_key.c.bus_key == bindparam("key")).values(expires_at=bindparam("end"))
 
 
-async def register(
-    connection: AsyncConnection, agent_id: str, key: str, *, now: int, lifetime_s: int, known: bool = False
-) -> int:
-    """Note that ``key`` gets an identity of ``lifetime_s``; return the time at which it is to be dated.
-
-    :param known: whether the agent must have this key already.
-    :raises ForbiddenError: it must, and has not.
-    :raises EnrolmentError: the key is another agent's, or this one has too many.
-    """
-    (outcome,) = await register_all(connection, [(agent_id, key)], now=now, lifetime_s=lifetime_s, known=known)
-    if isinstance(outcome, RefusedError):
-        raise outcome
-    return outcome
-
-
 async def register_all(
     connection: AsyncConnection, wanted: Sequence[tuple[str, str]], *, now: int, lifetime_s: int, known: bool = False
 ) -> list[int | RefusedError]:
-    """Do as :func:`register` does for each agent and key; what that raises is returned."""
+    """Note that each agent's key gets an identity of ``lifetime_s``; return the time at which it is to be dated, or why it
+    gets none: the key is another agent's, or this one has too many.
+
+    :param known: whether the agents must have these keys already.
+    """
     if not wanted:
         return []
     agents, keys = {agent_id for agent_id, _ in wanted}, {key for _, key in wanted}
@@ -94,9 +83,16 @@ def _refusal(
 async def renewable(connection: AsyncConnection, agent_id: str, key: str, *, now: int, lifetime_s: int) -> int:
     """Return the time with which the next identity for ``key`` is to be dated; 0 when something must be written for it.
 
-    Nothing must when the agent is enrolled and not blocked, has this key, and its row outlives the next identity. One
-    statement: most renewals need no other.
+    Nothing must when the agent is enrolled and not blocked, has this key, and its row outlives the next identity, and its
+    machine has no other id that had to be looked at. One statement: most renewals need no other.
     """
+    other = identity.alias("other")
+    elsewhere = exists().where(
+        other.c.ek_digest == identity.c.ek_digest,
+        other.c.agent_id != identity.c.agent_id,
+        other.c.ek_digest != "",
+        other.c.active,
+    )
     revoked = select(func.max(revocation.c.revoked_at)).where(revocation.c.bus_key.in_((key, EVERYBODY))).scalar_subquery()
     query = (
         select(bus_key.c.expires_at, func.coalesce(revoked, 0).label("revoked_at"))
@@ -107,6 +103,7 @@ async def renewable(connection: AsyncConnection, agent_id: str, key: str, *, now
             bus_key.c.agent_id == agent_id,
             identity.c.active,
             func.coalesce(standing.c.blocked, False).is_(False),
+            ~elsewhere,
         )
     )
     row = (await connection.execute(query)).one_or_none()

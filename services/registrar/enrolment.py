@@ -43,8 +43,8 @@ from services.registrar.admission import Admitted, Rules, decide, examine
 from services.registrar.challenges import Issued
 from services.registrar.grouping import Group
 from services.registrar.hook import Hook
-from services.registrar.issuing import Issuer, check_key
-from services.registrar.proofs import Proven, Refusal, Registration, event, judge
+from services.registrar.issuing import Issuer, Registration, check_key
+from services.registrar.proofs import Proven, Refusal, event, judge
 
 SECRET_BYTES: Final = 32
 CHALLENGE_ID_BYTES: Final = 16
@@ -174,8 +174,7 @@ class Registrar:
         try:
             if isinstance(registration, AttestreamError):
                 raise registration
-            key, issued_at = registration
-            token = await self._issuer.issue(enrolled.agent_id, key, issued_at, outcome="issued")
+            token = await self._issuer.issue(enrolled.agent_id, registration, outcome="issued")
         except AttestreamError as error:
             return replace(enrolled, bus_refusal=self._issuer.refused(enrolled.agent_id, error))
         return replace(enrolled, bus_token=token)

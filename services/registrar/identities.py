@@ -13,10 +13,11 @@ from attestream.database.statements import insert_missing
 from attestream.errors import EnrolmentError, UnknownAgentError
 from schemas.enrolment import AgentsQuery, Identity, IdentityPage
 from schemas.subjects import AGENT_ID
+from services.registrar import machines
 from services.registrar.tables import CLAIMS, identity
 
 MAX_PAGE: Final = 500
-_NOTHING: Final[dict[str, Any]] = {name: "" if name == "ek_trust" else b"" for name in CLAIMS}
+_NOTHING: Final[dict[str, Any]] = {**{name: "" if name == "ek_trust" else b"" for name in CLAIMS}, "ek_digest": ""}
 _WHOLE_ROW: Final = (
     update(identity)
     .where(identity.c.agent_id == bindparam("agent_id_"))
@@ -40,27 +41,34 @@ class Recorded(msgspec.Struct, frozen=True):
 async def record(
     connection: AsyncConnection, proven: Sequence[tuple[str, dict[str, Any]]], now: int
 ) -> list[Recorded | EnrolmentError]:
-    """Make each proven enrolment the active one, or tell why not: when the id belongs to another EK.
+    """Make each proven enrolment the active one, or tell why not: the id belongs to another EK, or the EK has failed as
+    another id.
 
     The id stays with its EK until an operator deletes the identity: a valid proof by another TPM takes nothing over.
 
     :param proven: agent id, and the claims.
     """
     rows = await _lock(connection, {agent_id for agent_id, _ in proven})
+    digests = [machines.key_digest(claims["ek_public"]) for _, claims in proven]
+    enrolled = await machines.by_key(connection, digests) if proven else {}
     outcomes: list[Recorded | EnrolmentError] = []
     changed: dict[str, dict[str, Any]] = {}
-    for agent_id, claims in proven:
-        row = rows[agent_id]
+    for (agent_id, claims), digest in zip(proven, digests, strict=True):
+        row, ids = rows[agent_id], enrolled.setdefault(digest, {})
         if row["active"] and row["ek_public"] != claims["ek_public"]:
             outcomes.append(taken(agent_id))
             continue
+        if (refusal := machines.enrolment_refusal(agent_id, ids)) is not None:
+            outcomes.append(refusal)
+            continue
+        ids.setdefault(agent_id, False)
         first = not row["active"]
         if not first and row["ak_public"] == claims["ak_public"] and row["transport_key"] == claims["transport_key"]:
             # The certificate and its judgement may be newer; who the agent is has not changed.
-            row.update({name: claims[name] for name in ("ek_certificate", "ek_trust", "findings")})
+            row.update({name: claims[name] for name in ("ek_certificate", "ek_trust", "findings")} | {"ek_digest": digest})
             outcomes.append(Recorded(enrolment=row["enrolment"], at=row["at"], changed=False, first=False))
         else:
-            row.update({**claims, "active": True, "enrolment": row["enrolment"] + 1, "at": now})
+            row.update({**claims, "active": True, "enrolment": row["enrolment"] + 1, "at": now, "ek_digest": digest})
             outcomes.append(Recorded(enrolment=row["enrolment"], at=now, changed=True, first=first))
         changed[agent_id] = row
     if changed:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,12 +17,22 @@ from attestream.telemetry import BUS_IDENTITIES, counter
 from schemas import subjects
 from schemas.enrolment import ActivateRequest, possession_bytes
 from schemas.roles import Role
-from services.registrar import bus_keys, standing
+from services.registrar import bus_keys, machines, standing
 from services.registrar.grouping import Group
 
 _log = logging.getLogger(__name__)
 
 _REMEDY: Final = "Find out why it failed; then re-admit it: `attestream agents start`, `update` or `add`."
+
+
+class Registration(NamedTuple):
+    """A key that gets an identity on the bus."""
+
+    key: str
+    issued_at: int
+    """Unix seconds that the identity is to be dated with."""
+    others: tuple[str, ...] = ()
+    """What else the agent's machine is enrolled as."""
 
 
 class Issuer:
@@ -47,46 +58,65 @@ class Issuer:
         self._counter = counter(BUS_IDENTITIES)
         self._record = Group[str, standing.Decision](self._look)
 
-    async def register(self, connection: AsyncConnection, agent_id: str, key: str, *, known: bool = False) -> int:
-        """Note that an agent gets an identity for ``key``; return the time at which it is to be dated (Unix seconds).
+    async def register(self, connection: AsyncConnection, agent_id: str, key: str) -> Registration:
+        """Note that an agent gets a further identity for ``key``.
 
-        :raises ForbiddenError: the agent is blocked, or (``known``) has no identity with this key.
-        :raises EnrolmentError: the key is another agent's, or this one has too many.
+        :raises ForbiddenError: the agent is blocked, or has no identity with this key.
         """
-        _check(agent_id, await standing.kept(connection, agent_id))
-        now = self._clock() // 1000
-        return await bus_keys.register(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s, known=known)
+        (outcome,) = await self.register_all(connection, [(agent_id, key)], known=True)
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
 
-    async def register_all(self, connection: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> list[int | RefusedError]:
-        """Do as :meth:`register` does for each agent and key; what that raises is returned."""
-        kept = await standing.all_kept(connection, [agent_id for agent_id, _ in wanted]) if wanted else {}
-        objections = [_objection(agent_id, kept.get(agent_id, standing.UNDECIDED)) for agent_id, _ in wanted]
+    async def register_all(
+        self, connection: AsyncConnection, wanted: Sequence[tuple[str, str]], *, known: bool = False
+    ) -> list[Registration | RefusedError]:
+        """Note that each agent gets an identity for a key; return what comes of it, or why it gets none.
+
+        :param known: whether the agents must have these keys already.
+        """
+        if not wanted:
+            return []
+        agents = [agent_id for agent_id, _ in wanted]
+        kept, others = await standing.all_kept(connection, agents), await machines.others(connection, agents)
+        objections = [
+            _objection(agent_id, kept.get(agent_id, standing.UNDECIDED), others.get(agent_id, {})) for agent_id in agents
+        ]
         admitted = [one for one, objection in zip(wanted, objections, strict=True) if objection is None]
         now = self._clock() // 1000
-        outcomes = iter(await bus_keys.register_all(connection, admitted, now=now, lifetime_s=self._lifetime_s))
-        return [next(outcomes) if objection is None else objection for objection in objections]
+        dates = iter(await bus_keys.register_all(connection, admitted, now=now, lifetime_s=self._lifetime_s, known=known))
+        outcomes: list[Registration | RefusedError] = []
+        for (agent_id, key), objection in zip(wanted, objections, strict=True):
+            date = next(dates) if objection is None else objection
+            also = tuple(others.get(agent_id, ()))
+            outcomes.append(date if isinstance(date, RefusedError) else Registration(key, date, also))
+        return outcomes
 
-    async def renewable(self, connection: AsyncConnection, agent_id: str, key: str) -> int:
-        """Return the time with which the next identity is to be dated when :meth:`register` has nothing to note, else 0."""
+    async def renewable(self, connection: AsyncConnection, agent_id: str, key: str) -> Registration | None:
+        """Return what :meth:`register` would, when it has nothing to note."""
         now = self._clock() // 1000
-        return await bus_keys.renewable(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s)
+        issued_at = await bus_keys.renewable(connection, agent_id, key, now=now, lifetime_s=self._lifetime_s)
+        return Registration(key, issued_at) if issued_at else None
 
-    async def issue(self, agent_id: str, key: str, issued_at: int, *, outcome: str) -> str:
+    async def issue(self, agent_id: str, registration: Registration, *, outcome: str) -> str:
         """Return the identity.
 
         :param outcome: what it is counted as.
-        :raises ForbiddenError: the record says that the agent is blocked.
+        :raises ForbiddenError: the record says that the agent is blocked, or that its machine has failed as another.
         :raises BusError: the record can not be read; then there is no identity.
         """
-        _check(agent_id, await self._record.submit(agent_id))
+        decision, *others = await asyncio.gather(*map(self._record.submit, (agent_id, *registration.others)))
+        failed = {other: found.failed for other, found in zip(registration.others, others, strict=True)}
+        if (objection := _objection(agent_id, decision, failed)) is not None:
+            raise objection
         self._counter.add(1, {"outcome": outcome})
         return user_token(
             self._key(),
-            key,
+            registration.key,
             subjects.token(agent_id),
             account=self._account,
-            now=issued_at,
-            expires_at=issued_at + self._lifetime_s,
+            now=registration.issued_at,
+            expires_at=registration.issued_at + self._lifetime_s,
             tags=[role_tag(Role.AGENT)],
         )
 
@@ -120,12 +150,7 @@ def check_possession(key: str, request: ActivateRequest) -> None:
     verify(key, Kind.USER, request.bus_signature, possession_bytes(request.challenge_id, request.proof))
 
 
-def _check(agent_id: str, decision: standing.Decision) -> None:
-    if (objection := _objection(agent_id, decision)) is not None:
-        raise objection
-
-
-def _objection(agent_id: str, decision: standing.Decision) -> ForbiddenError | None:
-    if not decision.objection:
-        return None
-    return ForbiddenError(f"agent {agent_id} is cut off: {decision.objection}", remedy=_REMEDY)
+def _objection(agent_id: str, decision: standing.Decision, others: machines.Ids) -> ForbiddenError | None:
+    if decision.objection:
+        return ForbiddenError(f"agent {agent_id} is cut off: {decision.objection}", remedy=_REMEDY)
+    return next((machines.objection(agent_id, other) for other, failed in others.items() if failed), None)

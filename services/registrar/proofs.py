@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,19 +16,11 @@ from schemas.events import Event, EventKind, Finding, Standing
 from services.registrar import challenges, identities, outbox
 from services.registrar.challenges import Pending
 from services.registrar.identities import Recorded
-from services.registrar.issuing import Issuer, check_possession
+from services.registrar.issuing import Issuer, Registration, check_possession
 
 _FINDINGS: Final = msgspec.msgpack.Decoder(list[Finding])
 _NO_FINDINGS: Final = msgspec.msgpack.encode([])
 """Of challenges from before there were findings."""
-
-
-class Registration(NamedTuple):
-    """A key that gets an identity on the bus."""
-
-    key: str
-    issued_at: int
-    """Unix seconds that the identity is to be dated with."""
 
 
 class Proven(NamedTuple):
@@ -102,16 +94,9 @@ async def _registered(
     """Return what became of each agent's key for the bus."""
     asked = [one for one in wanted if one[1]]
     if issuer is None:
-        none_here: list[Registration | RefusedError] = [ForbiddenError("no identities are issued here") for _ in asked]
-        outcomes = iter(none_here)
+        outcomes: Iterator[Registration | RefusedError] = (ForbiddenError("no identities are issued here") for _ in asked)
     else:
-        dates = await issuer.register_all(connection, asked)
-        outcomes = iter(
-            [
-                date if isinstance(date, RefusedError) else Registration(key, date)
-                for (_, key), date in zip(asked, dates, strict=True)
-            ]
-        )
+        outcomes = iter(await issuer.register_all(connection, asked))
     return [next(outcomes) if key else None for _, key in wanted]
 
 

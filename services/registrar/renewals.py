@@ -16,7 +16,7 @@ from attestream.database import reading, transaction
 from attestream.errors import AttestreamError, ExpiredError, ForbiddenError
 from schemas.enrolment import Renewed, RenewRequest, renewal_bytes
 from services.registrar import identities
-from services.registrar.issuing import Issuer
+from services.registrar.issuing import Issuer, Registration
 
 WINDOW_MS: Final = 3_600_000
 """By how much an agent's clock may be wrong. An old request that is played again yields a token for the same key."""
@@ -44,20 +44,19 @@ class Renewals:
         if abs(self._clock() - request.at) > WINDOW_MS:
             raise ExpiredError("the request is of another time", remedy="Set the clock of the agent's machine.")
         try:
-            issued_at = await self._without_writing(request)
-            if issued_at:
-                token = await self._issuer.issue(request.agent_id, request.bus_key, issued_at, outcome="renewed")
-                return Renewed(agent_id=request.agent_id, bus_token=token)
-            async with transaction(self._engine) as connection:
-                if not await identities.owners(connection, [request.agent_id]):
-                    raise ForbiddenError(f"agent {request.agent_id} is not enrolled", remedy="Enrol again.")
-                issued_at = await self._issuer.register(connection, request.agent_id, request.bus_key, known=True)
-            token = await self._issuer.issue(request.agent_id, request.bus_key, issued_at, outcome="renewed")
+            registration = await self._without_writing(request) or await self._registered(request)
+            token = await self._issuer.issue(request.agent_id, registration, outcome="renewed")
         except AttestreamError as error:
             self._issuer.refused(request.agent_id, error)
             raise
         return Renewed(agent_id=request.agent_id, bus_token=token)
 
-    async def _without_writing(self, request: RenewRequest) -> int:
+    async def _registered(self, request: RenewRequest) -> Registration:
+        async with transaction(self._engine) as connection:
+            if not await identities.owners(connection, [request.agent_id]):
+                raise ForbiddenError(f"agent {request.agent_id} is not enrolled", remedy="Enrol again.")
+            return await self._issuer.register(connection, request.agent_id, request.bus_key)
+
+    async def _without_writing(self, request: RenewRequest) -> Registration | None:
         async with reading(self._engine) as connection:
             return await self._issuer.renewable(connection, request.agent_id, request.bus_key)

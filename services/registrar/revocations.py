@@ -25,8 +25,8 @@ from attestream.errors import AttestreamError, MalformedError
 from attestream.telemetry import BUS_IDENTITIES, BUS_REVOCATION_TIME, counter, histogram
 from schemas import subjects, topology
 from schemas.base import Decoder
-from schemas.events import Event
-from services.registrar import bus_keys, standing
+from schemas.events import Event, EventKind
+from services.registrar import bus_keys, machines, standing
 from services.registrar.bus_account import BusAccount
 
 DURABLE: Final = "registrar"
@@ -166,16 +166,22 @@ class Revocations:
             raise MalformedError(f"the event on {delivery.subject} is about something else")
         # Deliveries may come late and out of order, what the record says now counts; a server that lags may not have it yet.
         decision = standing.decided_by(event.kind, delivery.sequence)
-        if delivery.deliveries > 1 or not decision.blocked:
-            decision = max(decision, await standing.on_record(self._bus, event.agent_id))
+        if delivery.deliveries > 1 or not decision.blocked or event.kind is EventKind.DELETED:
+            decision = decision.after(await standing.on_record(self._bus, event.agent_id))
         now = self._clock()
         async with transaction(self._engine) as connection:
             new = await standing.keep(connection, event.agent_id, decision)
             if not new or not decision.blocked:
                 return
-            revoked = await bus_keys.revoke(connection, event.agent_id, now=now // 1000)
+            # What a machine has failed as one agent, it has failed as all that it is enrolled as.
+            same = await machines.others(connection, [event.agent_id]) if decision.failed else {}
+            names = [event.agent_id, *sorted(same.get(event.agent_id, ()))]
+            revoked = []
+            for name in names:
+                revoked += await bus_keys.revoke(connection, name, now=now // 1000)
         if revoked:
             self._counter.add(len(revoked), {"outcome": "revoked"})
             self._untold.append(event.at)
             self._changed.set()
-            _log.warning("agent %s is cut off (%s): its identity on the bus is void", event.agent_id, decision.reason)
+            who = ", ".join(names)
+            _log.warning("agent %s is cut off (%s): its identity on the bus is void", who, decision.reason)

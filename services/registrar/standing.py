@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 BLOCKING: Final = (EventKind.FAILED, EventKind.DELETED, EventKind.IDENTITY_DELETED)
 LIFTING: Final = (EventKind.ADDED, EventKind.UPDATED, EventKind.STARTED, EventKind.RECOVERED)
 DECIDING: Final = (*BLOCKING, *LIFTING)
+_CLEARING: Final = (EventKind.IDENTITY_DELETED,)
+"""Those that block, and end what a failure means to the agent's machine."""
 
 
 class Decision(NamedTuple):
@@ -35,6 +37,14 @@ class Decision(NamedTuple):
     blocked: bool
     reason: str
     """The event's kind."""
+    failed: bool = False
+    """Whether the agent has failed, and neither was let in again nor had its enrolment removed since."""
+
+    def after(self, record: Decision) -> Decision:
+        """Return what has been decided when ``record`` is what the record says; it may lag behind this."""
+        last = max(self, record)
+        # A deletion says nothing of a failure before it.
+        return last._replace(failed=record.failed) if last.reason == EventKind.DELETED else last
 
     @property
     def objection(self) -> str:
@@ -47,7 +57,7 @@ UNDECIDED: Final = Decision(0, False, "")
 
 def decided_by(kind: EventKind, sequence: int) -> Decision:
     """Return what an event of a deciding kind means."""
-    return Decision(sequence, kind in BLOCKING, str(kind))
+    return Decision(sequence, kind in BLOCKING, str(kind), kind is EventKind.FAILED)
 
 
 async def on_record(bus: Bus, agent_id: str) -> Decision:
@@ -70,11 +80,18 @@ async def all_on_record(bus: Bus, agent_ids: Sequence[str]) -> list[Decision]:
             raise BusError(f"the record about {agent_ids[0]} does not come whole")
         half = len(agent_ids) // 2
         return [*await all_on_record(bus, agent_ids[:half]), *await all_on_record(bus, agent_ids[half:])]
-    last: dict[str, Decision] = {}
+    found: dict[str, list[Decision]] = {}
     for one in batch.messages:
         agent_id, kind = wanted[one.subject]
-        last[agent_id] = max(last.get(agent_id, UNDECIDED), await _believed(bus, kind, one))
-    return [last.get(agent_id, UNDECIDED) for agent_id in agent_ids]
+        found.setdefault(agent_id, [UNDECIDED]).append(await _believed(bus, kind, one))
+    return [_whole(found.get(agent_id, [UNDECIDED])) for agent_id in agent_ids]
+
+
+def _whole(decisions: Sequence[Decision]) -> Decision:
+    """Return what the last events of each kind come to."""
+    failed = max((one.sequence for one in decisions if one.failed), default=0)
+    cleared = max((one.sequence for one in decisions if not one.blocked or one.reason in _CLEARING), default=0)
+    return max(decisions)._replace(failed=failed > cleared)
 
 
 async def _believed(bus: Bus, kind: EventKind, event: Stored) -> Decision:
@@ -97,15 +114,14 @@ async def all_kept(connection: AsyncConnection, agent_ids: Iterable[str]) -> dic
     """Return what was kept of the last deciding event about each agent, under locks until the transaction ends."""
     this = standing.c.agent_id.in_(set(agent_ids))
     rows = await connection.execute(select(standing).where(this).order_by(standing.c.agent_id).with_for_update())
-    return {row.agent_id: Decision(row.sequence, row.blocked, row.reason) for row in rows}
+    return {row.agent_id: Decision(row.sequence, row.blocked, row.reason, row.failed) for row in rows}
 
 
 async def keep(connection: AsyncConnection, agent_id: str, decision: Decision) -> bool:
     """Keep a decision, unless a later one is there already; return whether it is new."""
-    row = {"agent_id": agent_id, **decision._asdict()}
-    inserted = await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
-    if inserted.rowcount == 1:
-        return True
+    # Not by the count of rows that an insertion reports: PostgreSQL's driver reports none.
+    row = {"agent_id": agent_id, **UNDECIDED._asdict()}
+    await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
     if (await kept(connection, agent_id)).sequence >= decision.sequence:
         return False
     await connection.execute(update(standing).where(standing.c.agent_id == agent_id).values(**decision._asdict()))

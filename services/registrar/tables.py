@@ -27,6 +27,8 @@ identity: Final = Table(
     Column("enrolment", Integer, nullable=False),
     *_claims(),
     Column("at", BigInteger, nullable=False),
+    # Which machine it is (services.registrar.machines); empty with the keys.
+    Column("ek_digest", String, nullable=False),
 )
 
 challenge: Final = Table(
@@ -80,6 +82,8 @@ standing: Final = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("blocked", Boolean, nullable=False),
     Column("reason", String, nullable=False),
+    # Has failed, and nobody has let it in again: one that was deleted afterwards still has.
+    Column("failed", Boolean, nullable=False),
 )
 
 roster: Final = Table(

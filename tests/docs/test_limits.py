@@ -8,7 +8,7 @@ from attestream.config import LimitsConfig
 from schemas import accounts, topology
 from schemas.attestation import MAX_PARTS, PART_BYTES
 from schemas.roles import TENANTS, Role, grant
-from services.registrar import challenges, gate
+from services.registrar import challenges, gate, machines
 from services.verifier import assembly, attester, desk
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
@@ -61,6 +61,7 @@ def test_every_rate_has_its_default():
     assert f"| {DEFAULTS.enrolments_per_agent_min:.0f} a minute" in minute
     assert f"{gate.BURST_PER_SOURCE} at once" in minute
     assert f"| {DEFAULTS.enrolments_waiting} requests" in row("| `enrolments_waiting`")
+    assert f"enrolled under {machines.MAX_IDS} ids" in PAGE
     assert f"{challenges.MAX_PER_AGENT} challenges of one id, {challenges.MAX_PENDING:,} in all" in PAGE
     evidence = row("| `evidence_per_agent_s`")
     assert f"| {DEFAULTS.evidence_per_agent_s:.0f} messages a second of one agent, {attester.ALLOWANCE} at once" in evidence

@@ -34,6 +34,7 @@ from schemas.events import EventKind
 from schemas.roles import Role
 from services.registrar import bus_keys, standing
 from services.registrar.bus_account import BusAccount
+from services.registrar.issuing import Registration
 from services.registrar.revocations import Revocations
 from services.registrar.service import serving
 from services.registrar.tables import MIGRATIONS, bus_key, revocation
@@ -109,6 +110,13 @@ async def lifted(engine, agent_id) -> bool:
         return not (await standing.kept(connection, agent_id)).blocked
 
 
+async def registered(connection, agent_id, key, *, now, lifetime_s) -> int:
+    (outcome,) = await bus_keys.register_all(connection, [(agent_id, key)], now=now, lifetime_s=lifetime_s)
+    if isinstance(outcome, AttestreamError):
+        raise outcome
+    return outcome
+
+
 async def test_whole_life_of_an_identity(bus, config, connected, enrolment, verifier, make_agent, engine):
     agent, key = make_agent("host.one"), user()
     async with serving(bus, config):
@@ -163,7 +171,7 @@ async def test_renewal_is_refused_by_the_record_itself(bus, config, connected, e
         await put_on_record(verifier, "a", EventKind.FAILED)
         issuer = registrar._issuer
         with pytest.raises(ForbiddenError, match="'failed'"):
-            await issuer.issue("a", key.public, 1, outcome="renewed")
+            await issuer.issue("a", Registration(key.public, 1), outcome="renewed")
         await eventually(lambda: mine.nc.is_closed)
 
 
@@ -284,7 +292,7 @@ async def test_list_of_revocations_ends_with_what_it_revokes(installation, bus, 
     now = clock.now // 1000
     async with transaction(engine) as connection:
         await bus_keys.begin(connection)
-        await bus_keys.register(connection, "a", key.public, now=now, lifetime_s=LIFETIME_S)
+        await registered(connection, "a", key.public, now=now, lifetime_s=LIFETIME_S)
         assert await bus_keys.revoke(connection, "a", now=now) == [key.public]
     await revocations.tell()
     await bus_account.look()
@@ -304,14 +312,14 @@ async def test_full_list_becomes_one_entry_for_everybody(engine, monkeypatch):
     async with transaction(engine) as connection:
         await bus_keys.begin(connection)
         for index in range(5):
-            await bus_keys.register(connection, f"a{index}", user().public, now=now, lifetime_s=60)
+            await registered(connection, f"a{index}", user().public, now=now, lifetime_s=60)
         for index in range(4):
             await bus_keys.revoke(connection, f"a{index}", now=now)
         await bus_keys.bound(connection, now=now)
         entries = await bus_keys.entries(connection, now=now)
         assert set(entries) == {EVERYBODY}
         # Who is in good standing enrols again, and is dated after it.
-        issued_at = await bus_keys.register(connection, "a4", user().public, now=now, lifetime_s=60)
+        issued_at = await registered(connection, "a4", user().public, now=now, lifetime_s=60)
         assert issued_at > entries[EVERYBODY]
 
 
@@ -319,10 +327,10 @@ async def test_no_agent_fills_the_list_by_itself(engine):
     async with transaction(engine) as connection:
         await bus_keys.begin(connection)
         for _ in range(bus_keys.MAX_KEYS):
-            await bus_keys.register(connection, "a", user().public, now=100, lifetime_s=60)
+            await registered(connection, "a", user().public, now=100, lifetime_s=60)
         with pytest.raises(EnrolmentError, match="4 keys already"):
-            await bus_keys.register(connection, "a", user().public, now=100, lifetime_s=60)
-        await bus_keys.register(connection, "a", user().public, now=300, lifetime_s=60)
+            await registered(connection, "a", user().public, now=100, lifetime_s=60)
+        await registered(connection, "a", user().public, now=300, lifetime_s=60)
 
 
 async def test_half_a_configuration_is_refused(bus, config, tmp_path):

@@ -1,0 +1,85 @@
+"""One machine under several ids: what one of them has failed, none of them may.
+
+A machine is told by its endorsement key, whatever the rest of the public area says: an agent may choose that freely. A TPM
+can make further endorsement keys from other templates; whether those count is for the EK policy to say (``accept_ek``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from attestream.errors import EnrolmentError, ForbiddenError
+from attestream.tpm.public import parse_public
+from services.registrar.tables import identity, standing
+
+MAX_IDS: Final = 8
+"""Most ids of one machine that are enrolled at a time."""
+
+Ids = Mapping[str, bool]
+"""Enrolled ids of a machine, and whether each has failed and not been let in again."""
+
+_REMEDY: Final = (
+    "Find out why it failed; then re-admit it (`attestream agents start`, `update` or `add`), or remove that enrolment "
+    "(`attestream enrolments delete`)."
+)
+
+
+def key_digest(ek_public: bytes) -> str:
+    """Return what tells a machine: the SHA-256 of its endorsement key as SubjectPublicKeyInfo, in hexadecimal.
+
+    :param ek_public: TPM2B_PUBLIC.
+    """
+    key = parse_public(ek_public).key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+async def by_key(connection: AsyncConnection, digests: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Return the enrolled ids of each machine."""
+    query = (
+        select(identity.c.ek_digest, identity.c.agent_id, func.coalesce(standing.c.failed, False).label("failed"))
+        .outerjoin(standing, standing.c.agent_id == identity.c.agent_id)
+        .where(identity.c.ek_digest.in_(set(digests)), identity.c.active)
+    )
+    found: dict[str, dict[str, bool]] = {}
+    for row in await connection.execute(query):
+        found.setdefault(row.ek_digest, {})[row.agent_id] = bool(row.failed)
+    return found
+
+
+async def others(connection: AsyncConnection, agent_ids: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Return, for each enrolled id whose machine has others, those."""
+    mine = identity.alias("mine")
+    query = (
+        select(mine.c.agent_id.label("asked"), identity.c.agent_id, func.coalesce(standing.c.failed, False).label("failed"))
+        .join(identity, (identity.c.ek_digest == mine.c.ek_digest) & (identity.c.agent_id != mine.c.agent_id))
+        .outerjoin(standing, standing.c.agent_id == identity.c.agent_id)
+        .where(mine.c.agent_id.in_(set(agent_ids)), mine.c.ek_digest != "", mine.c.active, identity.c.active)
+    )
+    found: dict[str, dict[str, bool]] = {}
+    for row in await connection.execute(query):
+        found.setdefault(row.asked, {})[row.agent_id] = bool(row.failed)
+    return found
+
+
+def enrolment_refusal(agent_id: str, ids: Ids) -> EnrolmentError | None:
+    """Return why a machine with the enrolled ``ids`` may not enrol as ``agent_id``, or again so; ``None`` when it may."""
+    for other, failed in ids.items():
+        if failed and other != agent_id:
+            return EnrolmentError(f"this machine has failed as {other!r}", remedy=_REMEDY)
+    if agent_id not in ids and len(ids) >= MAX_IDS:
+        return EnrolmentError(
+            f"this machine is enrolled under {len(ids)} ids already",
+            remedy="Remove one that is not used: `attestream enrolments delete`.",
+        )
+    return None
+
+
+def objection(agent_id: str, other: str) -> ForbiddenError:
+    """Return the refusal of an identity on the bus for a machine that has failed as ``other``."""
+    return ForbiddenError(f"agent {agent_id} is cut off: its machine has failed as {other!r}", remedy=_REMEDY)
