@@ -2,8 +2,8 @@
 
 Reading goes by batched direct gets, not by a consumer: it is faster and can be resumed across a reconnect.
 
-Whoever may store an object may also describe one that is there anew, and wrongly. The name tells which description is right,
-so that one is looked for among those before.
+Whoever may store an object may also describe one that is there anew, and wrongly, or put pieces behind its own. The name
+tells which description is right, so that one is looked for among those before, and where the content ends.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ CHUNK_BYTES: Final = 131_072
 
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 32
-_DESCRIPTIONS: Final = 32
-"""Most descriptions of one object that are tried, the first ones first."""
 _MOMENT_MS: Final = 60_000
 _GRACE_S: Final = 600
+_NUID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 
@@ -76,8 +75,9 @@ async def put(bus: Bus, bucket: str, data: bytes, *, ttl_s: int | None = None) -
             guard=(_meta_subject(bucket, name), known.sequence if known is not None else 0),
         )
     except FencedError:
-        # Someone stored the same content meanwhile: theirs stands, and nothing refers to our chunks.
-        _LOG.info("object %s is there already", name)
+        # Someone stored the same content meanwhile: theirs stands, and nothing refers to our chunks. Or so it seems.
+        if ttl_s is None and not await _is_whole(bus, bucket, name):
+            await bus.publish_durable(_meta_subject(bucket, name), json.dumps(meta).encode(), message_id=f"{nuid}.again")
     return name
 
 
@@ -92,67 +92,74 @@ async def get(bus: Bus, bucket: str, digest: str) -> bytes | None:
     stored = await last_message(bus, f"OBJ_{bucket}", _meta_subject(bucket, digest))
     if stored is None:
         return None
-    try:
-        found = await _described(bus, bucket, digest, stored.data)
-    except (MalformedError, TooLargeError):
-        if (found := await _described_before(bus, bucket, digest, stored.sequence)) is None:
-            raise
-    if found is None:
-        found = await _described_before(bus, bucket, digest, stored.sequence)
-    return found
+    described = _place(stored.data)
+    if described is not None and (found := await _content(bus, bucket, described, digest)) is not None:
+        return found
+    if (found := await _described_before(bus, bucket, digest, stored.sequence, {described})) is not None:
+        _LOG.warning("object %s was described wrongly in message %d", digest, stored.sequence)
+        return found
+    if _is_deleted(stored.data):
+        return None
+    raise MalformedError(f"the content of object {digest} is not what its name says")
 
 
 async def _is_whole(bus: Bus, bucket: str, digest: str) -> bool:
     try:
         return await get(bus, bucket, digest) is not None
-    except (MalformedError, TooLargeError):
+    except MalformedError:
         return False
 
 
-async def _described_before(bus: Bus, bucket: str, digest: str, sequence: int) -> bytes | None:
-    """Return the object by one of its descriptions before ``sequence``; ``None`` when none of them is right."""
-    tried = 0
+async def _described_before(bus: Bus, bucket: str, digest: str, sequence: int, tried: set[str | None]) -> bytes | None:
+    """Return the object by one of its descriptions before ``sequence``; ``None`` when none of them is right. However many
+    there are, what each of them names is read once: the work grows with what its author has stored, and ends."""
     async for stored in messages(bus, f"OBJ_{bucket}", _meta_subject(bucket, digest)):
-        if stored.sequence >= sequence or tried == _DESCRIPTIONS:
+        if stored.sequence >= sequence:
             break
-        tried += 1
-        try:
-            if (found := await _described(bus, bucket, digest, stored.data)) is not None:
-                _LOG.warning("object %s was described wrongly in message %d", digest, sequence)
-                return found
-        except (MalformedError, TooLargeError):
+        nuid = _place(stored.data)
+        if nuid is None or nuid in tried:
             continue
+        tried.add(nuid)
+        if (found := await _content(bus, bucket, nuid, digest)) is not None:
+            return found
     return None
 
 
-async def _described(bus: Bus, bucket: str, digest: str, description: bytes) -> bytes | None:
+def _place(description: bytes) -> str | None:
+    """Return where the pieces are that a description names; ``None`` when it names none."""
     try:
         meta = json.loads(description)
-        if meta.get("deleted"):
-            return None
-        nuid, size = str(meta["nuid"]), int(meta["size"])
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise MalformedError(f"the description of object {digest} can not be read") from error
-    data = await _content(bus, bucket, nuid, size) if size else b""
-    if not hmac.compare_digest(hashlib.sha256(data).hexdigest(), digest):
-        raise MalformedError(f"the content of object {digest} is not what its name says")
-    return data
+        nuid = "" if meta.get("deleted") else str(meta["nuid"])
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    return nuid if _NUID.match(nuid) else None
 
 
-async def _content(bus: Bus, bucket: str, nuid: str, size: int) -> bytes:
-    if size > MAX_OBJECT_BYTES:
-        raise TooLargeError(f"an object of {size} bytes; the limit is {MAX_OBJECT_BYTES}")
-    data = bytearray()
-    sequence = 1
-    while len(data) < size:
+def _is_deleted(description: bytes) -> bool:
+    try:
+        return bool(json.loads(description).get("deleted"))
+    except (ValueError, AttributeError, RecursionError):
+        return False
+
+
+async def _content(bus: Bus, bucket: str, nuid: str, digest: str) -> bytes | None:
+    """Return what the pieces at ``nuid`` begin with, up to where it is the object. Others may have put more behind."""
+    data, running, sequence = bytearray(), hashlib.sha256(), 1
+    if hmac.compare_digest(running.hexdigest(), digest):
+        return b""
+    while True:
         request: dict[str, Any] = {"seq": sequence, "next_by_subj": f"$O.{bucket}.C.{nuid}", "batch": _BATCH}
         batch = await get_batch(bus, f"OBJ_{bucket}", request)
         if not batch.messages:
-            break
+            return None
         for message in batch.messages:
             data += message.data
+            running.update(message.data)
+            if len(data) > MAX_OBJECT_BYTES:
+                return None
+            if hmac.compare_digest(running.copy().hexdigest(), digest):
+                return bytes(data)
         sequence = batch.messages[-1].sequence + 1
-    return bytes(data)
 
 
 def _meta_subject(bucket: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import Executor
 from typing import Final
 
@@ -12,11 +13,16 @@ from nats.aio.msg import Msg
 
 from attestream.bus.connection import Bus
 from attestream.errors import AttestreamError
+from attestream.rates import TokenBucket
 from schemas import subjects
 from schemas.attestation import Challenge, Evidence
 from schemas.base import Decoder, SchemaError
 from services.agent.evidence import EvidenceMaker, check, cut, is_bare
 from services.agent.tpm_device import KeyLostError
+
+COMPLAINTS: Final = 5
+COMPLAINT_S: Final = 60.0
+"""So many refused challenges are logged at once, and then one in so many seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class Answerer:
         self._executor = executor
         self._next: _Waiting | None = None
         self._wake = asyncio.Event()
+        self._complaints = TokenBucket(COMPLAINT_S, COMPLAINTS, time.monotonic)
 
     async def hear(self, message: Msg) -> None:
         """Take a challenge off the bus; never waits for its answer."""
@@ -50,7 +57,9 @@ class Answerer:
             challenge = _CHALLENGE.decode(message.data)
             check(challenge, self._agent_id)
         except (SchemaError, AttestreamError) as error:
-            _log.warning("a challenge was refused: %s", error)
+            # Other agents can have the server send its answers here: what they make happen must stay little.
+            if self._complaints.take():
+                _log.warning("a challenge was refused: %s", error)
             return
         # The life of a challenge is counted from its arrival: the clocks of agent and verifier may differ.
         life_s = (challenge.deadline - challenge.issued_at) / 1000
