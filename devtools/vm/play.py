@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from attestream.bus.topology import ensure_topology
-from attestream.client import connect, unverified
+from attestream.client import connect, trusted
 from attestream.errors import AttestreamError
-from attestream.signing import TrustedKeys
+from attestream.installation.people import CREDENTIALS, ROOT, SIGNING_KEY
 from devtools.demo.narration import Narrator
 from devtools.demo.play import StepFailedError
 from devtools.demo.subscriber import listening
@@ -19,7 +18,7 @@ from devtools.demo.waiting import NotObservedError
 from devtools.vm import steps
 from devtools.vm.boot_disk import boot_disk
 from devtools.vm.packages import RELEASE, fetch
-from devtools.vm.recorder import Recorder, write_vector
+from devtools.vm.recorder import first_evidence, write_vector
 from devtools.vm.root_disk import root_disk
 from devtools.vm.scene import Scene
 from devtools.vm.stage import AGENT_ID, Stage
@@ -70,13 +69,17 @@ async def play(stage: Stage, narrator: Narrator, *, cache: Path, deadline_s: flo
     try:
         narrator.headline("Attestream: an emulated Linux machine with UEFI, Secure Boot, IMA and a TPM")
         await _prepare(stage, narrator, cache)
-        keys = TrustedKeys.from_directory(stage.place.trusted_keys)
-        async with connect(stage.server.url, keys=keys, trust=unverified(), name="vm") as client:
-            await ensure_topology(client.bus)
-            recorder = Recorder(AGENT_ID)
-            await recorder.listen(client.bus)
+        person = stage.place.operator("admin")
+        async with connect(
+            stage.server.url,
+            trust=trusted(person / ROOT, signing_key=person / SIGNING_KEY),
+            credentials=person / CREDENTIALS,
+            ca_file=stage.place.ca_file,
+            name="vm",
+        ) as client:
+            client.places = stage.directory / "places"
             async with listening(client) as subscriber:
-                scene = Scene(stage, client, subscriber, recorder, narrator, deadline_s)
+                scene = Scene(stage, client, subscriber, narrator, deadline_s)
                 rows = []
                 for number, step in enumerate(STEPS, 1):
                     what = f"Step {number} ({step.title}) was not observed"
@@ -109,14 +112,15 @@ async def _prepare(stage: Stage, narrator: Narrator, cache: Path) -> None:
         root = await asyncio.to_thread(root_disk, archive, cache)
         boot = await asyncio.to_thread(boot_disk, archive, cache)
     narrator.seen(f"its disks are made: {root.name}, {boot.name}", (time.monotonic() - began) * 1000)
-    stage.start(boot_disk=boot, root_disk=root)
+    await stage.start(boot_disk=boot, root_disk=root)
     narrator.seen("its TPM is made; bus and services have started")
 
 
 async def _write_vectors(scene: Scene, directory: Path) -> None:
-    evidence, identity = scene.recorder.newest, await steps.enrolled(scene)
-    if evidence is None or identity is None:
-        raise NotObservedError("no evidence with both logs was heard")
+    identity = await steps.enrolled(scene)
+    evidence = await scene.until("the kept evidence with both logs", lambda: first_evidence(scene.client.bus, AGENT_ID))
+    if identity is None:
+        raise NotObservedError("the registrar does not know the machine")
     release = (await asyncio.to_thread(scene.shell.run, "busybox uname -srv")).strip()
     written = write_vector(
         evidence, identity.ak_public, f"QEMU, OVMF with Secure Boot, Debian {RELEASE}, {release}", directory

@@ -1,4 +1,4 @@
-"""Keeps the evidence that the machine has sent, as others may hear it on the bus; from it come test vectors."""
+"""Test vectors from the evidence that the verifier has kept."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import json
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from nats.aio.msg import Msg
-
+from attestream.archive.reading import appraisal, entries
+from attestream.archive.replaying import evidence_of
 from attestream.bus.connection import Bus
 from attestream.errors import TooLargeError
-from schemas import subjects
-from schemas.attestation import Evidence, EvidencePart, Inbound
-from schemas.base import Decoder
+from schemas.attestation import Evidence
 
 MAX_VECTOR: Final = 200_000
 """Bytes that a file of a vector has at most."""
-
-_DECODER: Final = Decoder[Inbound](Inbound)
 
 
 def write_vector(evidence: Evidence, ak_public: bytes, description: str, directory: Path) -> list[Path]:
@@ -55,34 +50,13 @@ def write_vector(evidence: Evidence, ak_public: bytes, description: str, directo
     return [directory / name for name in contents]
 
 
-class Recorder:
-    """Hears the evidence of one agent, and keeps the newest that tells of a boot and its whole IMA log."""
+async def first_evidence(bus: Bus, agent_id: str) -> Evidence | None:
+    """Return the oldest kept evidence of an agent with its boot log and its whole IMA log, if there is one by now.
 
-    def __init__(self, agent_id: str) -> None:
-        self._agent_id = agent_id
-        self._head: Evidence | None = None
-        self.newest: Evidence | None = None
-
-    async def listen(self, bus: Bus) -> None:
-        """Begin to hear.
-
-        :raises BusError: when the bus does not answer.
-        """
-        await bus.subscribe(subjects.evidence(self._agent_id), self._hear)
-
-    async def _hear(self, message: Msg) -> None:
-        news = _DECODER.decode(message.data)
-        if isinstance(news, Evidence):
-            self._head = news
-        elif isinstance(news, EvidencePart) and self._head is not None and news.seq == self._head.seq:
-            self._head = _joined(self._head, news)
-        head = self._head
-        if head is not None and head.boot_log and head.ima is not None and head.ima.ima_first == 0 and head.ima.data:
-            self.newest = head
-
-
-def _joined(head: Evidence, part: EvidencePart) -> Evidence:
-    if part.boot:
-        return msgspec.structs.replace(head, boot_log=head.boot_log + part.data)
-    assert head.ima is not None
-    return msgspec.structs.replace(head, ima=msgspec.structs.replace(head.ima, data=head.ima.data + part.data))
+    :raises AttestreamError: it can not be read.
+    """
+    async for kept in entries(bus, agent_id):
+        evidence = evidence_of(await appraisal(bus, kept))
+        if evidence.boot_log and evidence.ima is not None and evidence.ima.ima_first == 0 and evidence.ima.data:
+            return evidence
+    return None

@@ -12,7 +12,6 @@ from devtools.demo.narration import Narrator
 from devtools.demo.subscriber import Heard, Subscriber
 from devtools.demo.waiting import NotObservedError, wait_to_see
 from devtools.vm.operator_shell import OperatorShell
-from devtools.vm.recorder import Recorder
 from devtools.vm.stage import AGENT_ID, Stage
 from schemas.events import Event, EventKind, Standing
 
@@ -26,7 +25,6 @@ class Scene:
     stage: Stage
     client: Client
     subscriber: Subscriber
-    recorder: Recorder
     narrator: Narrator
     deadline_s: float
     """Seconds after which something counts as not observed."""

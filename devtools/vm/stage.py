@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Final
 
 from attestream.embedded.nats import NatsServer
-from attestream.embedded.stack import service_argv
-from attestream.installation.configuration import INSECURE
+from attestream.embedded.stack import bus_environment, provision, service_argv
+from attestream.installation.authority import Authority
+from attestream.installation.bus_server import encryption, identities
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from devtools.demo.programs import Program, stop
 from devtools.vm.machine import VirtualMachine
-from devtools.vm.root_disk import STATE
+from devtools.vm.root_disk import CONFIG, STATE
+from schemas.roles import Role
 
 AGENT_ID: Final = "vm"
+HOST: Final = "10.0.2.2"
+"""This computer, in QEMU's user network."""
+DEFAULT_PORT: Final = 4222
 INTERVAL_MS: Final = 5_000
 LEASE_MS: Final = 60_000
 _SERVICES: Final = ("registrar", "verifier", "notifier")
@@ -26,6 +31,20 @@ _SETTINGS: Final = {
     "ATTESTREAM_VERIFIER_LEASE_FLOOR_S": str(LEASE_MS // 1000),
     "PYTHONUNBUFFERED": "1",
 }
+_AGENT: Final = """\
+[bus]
+urls = ["tls://{host}:{port}"]
+ca_file = "ca.pem"
+connect_timeout_s = 30
+
+[trust]
+root_keys = ["root.pem"]
+
+[agent]
+id = "{id}"
+data_dir = "{state}"
+enrolment_credentials = "enrolment.creds"
+"""
 
 
 class Stage:
@@ -36,36 +55,41 @@ class Stage:
         self.logs.mkdir(mode=0o700)
         self.directory = directory
         self.place = Installation(directory / "installation")
-        self.server = NatsServer(self.place.bus)
+        # Before anything runs: the bus and every program are started with what is made here.
+        initialise(self.place.directory, accept_ek="certificate", port=DEFAULT_PORT, hosts=["127.0.0.1", HOST])
+        self.server = _bus(self.place)
         self.machine = VirtualMachine(directory / "machine", self.logs, accelerator=accelerator)
         # Settings of the user's own installation have no say here.
         kept = {name: value for name, value in environment.items() if not name.startswith("ATTESTREAM_")}
-        settings = {**kept, **_SETTINGS, **INSECURE, "ATTESTREAM_BUS_URLS": self.server.url}
+        self._environment = {**kept, **_SETTINGS, **bus_environment(self.place, self.server)}
         config = str(self.place.config_file)
         self._services = [
-            Program(name, service_argv(name, config), settings, self.logs / f"{name}.log") for name in _SERVICES
+            Program(name, service_argv(name, config), self._environment, self.logs / f"{name}.log") for name in _SERVICES
         ]
 
-    def start(self, *, boot_disk: Path, root_disk: Path) -> None:
-        """Make keys, TPM and disks, and start bus and services.
+    async def start(self, *, boot_disk: Path, root_disk: Path) -> None:
+        """Make TPM and disks, and start bus and services.
 
         :raises AttestreamError: when something that is needed is not installed, or does not start.
         """
-        initialise(self.place.directory, accept_ek="certificate", port=self.server.port)
         self.machine.manufacture(boot_disk=boot_disk, root_disk=root_disk)
         for certificate in self.machine.ca_certificates:
             shutil.copy(certificate, self.place.ek_store)
         self.server.start()
+        await provision(self.place, self._environment)
         for service in self._services:
             service.start()
 
     @property
-    def agent_config(self) -> bytes:
-        """The configuration of the machine's agent. QEMU's user network has this computer at 10.0.2.2."""
-        return (
-            f'[bus]\nurls = ["nats://10.0.2.2:{self.server.port}"]\nconnect_timeout_s = 30\n'
-            f'[trust]\nunsigned = true\n[agent]\nid = "{AGENT_ID}"\ndata_dir = "{STATE}"\n'
-        ).encode()
+    def agent_files(self) -> dict[str, bytes]:
+        """What the machine is given, by path: its agent's configuration, and what every new machine gets."""
+        home = Path(CONFIG).parent
+        given = {"ca.pem": self.place.ca_file, "root.pem": self.place.root_public}
+        given["enrolment.creds"] = self.place.credentials(Role.ENROLMENT)
+        return {
+            CONFIG: _AGENT.format(host=HOST, port=self.server.port, id=AGENT_ID, state=STATE).encode(),
+            **{str(home / name): path.read_bytes() for name, path in given.items()},
+        }
 
     @property
     def accident(self) -> str:
@@ -80,3 +104,10 @@ class Stage:
         self.machine.pull_the_plug()
         stop(self._services)
         self.server.stop()
+
+
+def _bus(place: Installation) -> NatsServer:
+    """Return the bus on the loopback interface, where QEMU's user network reaches it: with TLS, for the machine comes over a
+    network."""
+    parts = [encryption(Authority(place.tls).server, place.ca_file), identities(place, place.bus / "accounts")]
+    return NatsServer(place.bus, extra="\n".join(parts), encrypted=True)

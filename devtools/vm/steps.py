@@ -14,7 +14,7 @@ from attestream.uefi.parser import parse_log
 from attestream.uefi.policy.create import create_reference_state
 from devtools.demo.waiting import NotObservedError
 from devtools.vm.boot_disk import COMMAND_LINE
-from devtools.vm.root_disk import CONFIG, START_AGENT, STATE
+from devtools.vm.root_disk import START_AGENT, STATE
 from devtools.vm.scene import Scene
 from devtools.vm.stage import AGENT_ID, INTERVAL_MS, LEASE_MS
 from schemas import subjects
@@ -41,7 +41,9 @@ async def boot(scene: Scene) -> None:
     """
     await _switch_on(scene)
     began = _now()
-    await asyncio.to_thread(scene.shell.write_file, CONFIG, scene.stage.agent_config)
+    for path, content in scene.stage.agent_files.items():
+        await asyncio.to_thread(scene.shell.write_file, path, content)
+        await asyncio.to_thread(scene.shell.run, f"busybox chmod 600 {path}")
     await asyncio.to_thread(scene.shell.say, f"{START_AGENT} &")
     identity = await scene.until("the enrolment of the agent", lambda: enrolled(scene), every_s=0.2)
     if identity.ek_trust != "certificate":
@@ -58,6 +60,7 @@ async def trust(scene: Scene) -> None:
     ima, boot_log = [await asyncio.to_thread(scene.shell.read_file, path) for path in (IMA_LOG, BOOT_LOG)]
     policy = policy_from_log(ima, excludes=[f"{STATE}/.*"], description="learnt from the machine's first boot")
     policy["boot"] = {"policy": "example", "reference_states": [create_reference_state(boot_log)]}
+    policy["archive"] = {"keep": "changes", "logs": True}
     document = json.dumps(policy, indent=2).encode()
     (scene.stage.directory / "policy.json").write_bytes(document)
     reference = await scene.client.push_policy(_POLICY, document)
