@@ -18,6 +18,7 @@ from bench.identities import report_identities
 from bench.incumbent import UnavailableError
 from bench.ready import report_ready
 from bench.report import Figure, Report, against
+from bench.scaling import report_scaling
 from bench.stack import BenchError
 from bench.storm import report_storm
 
@@ -144,12 +145,13 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "identities": report_identities,
     "storm": report_storm,
     "ready": report_ready,
+    "scaling": report_scaling,
     "core": report_core,
     "against_keylime": report_against_keylime,
 }
 
 
-LONG: Final = ("against_keylime",)
+LONG: Final = ("against_keylime", "scaling")
 """Parts that run only when they are named."""
 
 

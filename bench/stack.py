@@ -33,6 +33,7 @@ from schemas.events import Standing
 
 POLICY: Final = "image"
 PATIENCE_S: Final = 60.0
+_MAKING_S: Final = 180.0
 _ADDING: Final = 256
 _PAGE: Final = 500
 _STATUS: Final = Decoder[WorkerStatus](WorkerStatus)
@@ -101,24 +102,21 @@ class Program:
             self.kill()
 
 
-class Fleet(Program):
-    """The fleet simulator's process."""
+class Simulator(Program):
+    """A process that simulates agents, takes orders as JSON lines, and tells what happens as such."""
 
-    def __init__(self, place: Installation, url: str, agents: int, ak: str) -> None:
-        arguments = ["bench.fleet", "--installation", str(place.directory), "--url", url]
-        arguments += ["--agents", str(agents), "--ak", ak]
-        log = place.directory / "fleet.log"
-        super().__init__("fleet", arguments, log, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, name: str, arguments: list[str], log: Path) -> None:
+        super().__init__(name, arguments, log, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Wait until the agents listen."""
+        """Wait until there are agents."""
         self._reading = asyncio.create_task(self._read())
-        await self.hear("ready")
+        await self.hear("ready", _MAKING_S)
 
     def order(self, **what: Any) -> None:
-        """Give an order; see :func:`bench.fleet.obey`."""
+        """Give an order; see ``obey`` in the process's module."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(what).encode() + b"\n")
         self._process.stdin.flush()
@@ -172,9 +170,16 @@ class Stack:
         """Start the notifier."""
         return self._service("notifier", "notifier", {})
 
-    async def fleet(self, agents: int, ak: str) -> Fleet:
+    async def fleet(self, agents: int, ak: str) -> Simulator:
         """Start the simulator of ``agents`` agents and wait until they listen."""
-        fleet = Fleet(self.place, self.server.url, agents, ak)
+        return await self.simulator("bench.fleet", agents=agents, ak=ak)
+
+    async def simulator(self, module: str, **options: Any) -> Simulator:
+        """Start a simulator and wait until it is ready."""
+        arguments = [module, "--installation", str(self.place.directory), "--url", self.server.url]
+        for name, value in options.items():
+            arguments += [f"--{name}", str(value)]
+        fleet = Simulator("fleet", arguments, self.place.directory / "fleet.log")
         self.programs[fleet.name] = fleet
         await fleet.ready()
         return fleet

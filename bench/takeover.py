@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from attestream.bus.partitions import partition
 from attestream.clock import unix_ms
 from bench.fleet import agent_name
-from bench.stack import Fleet, Stack, attestation, stack, until
+from bench.stack import Simulator, Stack, attestation, stack, until
 from schemas import subjects
 
 AGENTS: Final = 1_000
@@ -68,7 +68,7 @@ async def _shared(parts: Stack, leaving: str, staying: str) -> set[str]:
     return {name for name in map(agent_name, range(AGENTS)) if partition(subjects.token(name)) in kept[0]}
 
 
-async def _end(parts: Stack, fleet: Fleet, leaving: str, agents: set[str], *, killed: bool) -> float:
+async def _end(parts: Stack, fleet: Simulator, leaving: str, agents: set[str], *, killed: bool) -> float:
     program = parts.programs.pop(leaving)
     began, began_ms = time.monotonic(), unix_ms()
     if killed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -24,7 +23,7 @@ from bench.side.ours import POLICY, Ours, running
 from bench.side.receiver import Receiver
 from bench.side.theirs import POLICY as THEIR_POLICY
 from bench.side.theirs import Theirs
-from bench.stack import Fleet, Program
+from bench.stack import Simulator
 
 AK: Final = "rsa2048"
 _READY_S: Final = 120.0
@@ -45,21 +44,11 @@ class Plan(NamedTuple):
     their_interval_s: float = 0.0
 
 
-class Machines(Fleet):
+class Machines(Simulator):
     """The process that plays the machines."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
-        Program.__init__(
-            self,
-            "machines",
-            ["bench.side.attesters", *arguments],
-            log,
-            {},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._reading: asyncio.Task[None] | None = None
+        super().__init__("machines", ["bench.side.attesters", *arguments], log)
 
     async def keys(self, count: int) -> list[bytes]:
         """Wait until they listen, and return their attestation keys."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from devtools.docs import asyncapi, commands, contract, json_schema, permissions, reference
+from devtools.docs import asyncapi, commands, contract, json_schema, permissions, reference, sizing
 
 ROOT: Final = Path(__file__).resolve().parents[2] / "docs"
 
@@ -22,6 +22,7 @@ DOCUMENTS: Final[dict[str, Callable[[], str]]] = {
     "configuration.md": reference.configuration,
     "cli.md": commands.document,
     "security/permissions.md": permissions.document,
+    "sizing.md": sizing.document,
 }
 """File under ``docs`` -> what makes its content."""
 
