@@ -1,18 +1,15 @@
 """The runner over folders of cases: our own, and the one that ATTESTREAM_VECTORS names or that lies beside this tree."""
 
-import os
-from pathlib import Path
-
 import pytest
 
+from devtools.given_folder import given_folder
 from tests.conformance import generate
 from tests.conformance.deviations import load
 from tests.conformance.runner import Report, Status, run_folder
 
-ROOT = Path(__file__).resolve().parents[2]
-BESIDE = ROOT.parent / "shared" / "vectors"
-GIVEN = Path(os.environ["ATTESTREAM_VECTORS"]) if "ATTESTREAM_VECTORS" in os.environ else BESIDE
-CATEGORIES = sorted(path.stem for path in GIVEN.glob("*.json"))
+LAYOUT = "it holds README.md, which describes the format, CATEGORY.json with the cases of each category, and data/"
+GIVEN = given_folder("ATTESTREAM_VECTORS", "vectors", [], LAYOUT)
+CATEGORIES = sorted(path.stem for path in GIVEN.path.glob("*.json"))
 
 
 def complaints(report: Report) -> list[str]:
@@ -35,9 +32,9 @@ def test_new_cases_of_our_own_agree(tmp_path):
     assert report.good
 
 
-@pytest.mark.skipif(not GIVEN.is_dir() and "ATTESTREAM_VECTORS" not in os.environ, reason="no folder of cases is given")
+@pytest.mark.skipif(bool(GIVEN.missing), reason=GIVEN.missing)
 @pytest.mark.parametrize("category", CATEGORIES or [""])
 def test_given_cases_agree(category):
-    report = run_folder(GIVEN, category=category, deviations=load())
+    report = run_folder(GIVEN.path, category=category, deviations=load())
     assert complaints(report) == []
     assert report.good

@@ -1,13 +1,16 @@
 """A whole evidence of a real machine, with the key that signed it: hpe-security-lab/keylime-perf-tests (Apache-2.0).
 
-It stands outside this repository: in ``shared/hpe`` beside it, or in the folder that ``ATTESTREAM_HPE`` names. Files:
-``evidence.json`` (quote, signature, PCR values, attestation key and nonce), ``ima_log.txt`` and ``uefi_log.txt``.
+It stands outside this repository: in ``shared/hpe`` beside it, or in the folder that ``ATTESTREAM_HPE`` names. Files, made
+from that repository's:
+
+- ``evidence.json``: an object with ``nonce`` (text), and in base64 ``ak`` (TPM2B_PUBLIC), ``quote`` (TPMS_ATTEST),
+  ``signature`` (TPMT_SIGNATURE) and ``pcrs`` (tpm2-tools' blob), of ``perf_tests/db.py`` and
+  ``perf_tests/mock_evidence.py``;
+- ``ima_log.txt``: the ASCII log, and ``uefi_log.txt``: the boot log in base64, both of ``data/``.
 """
 
 import base64
 import json
-import os
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +23,17 @@ from attestream.interop.quotes import QuoteParts, QuoteRefusedError, check_quote
 from attestream.tpm.public import check_attestation_key
 from attestream.uefi.parser import parse_log
 from attestream.uefi.replay import replay
+from devtools.given_folder import given_folder
 
-FOLDER = Path(os.environ.get("ATTESTREAM_HPE") or Path(__file__).parents[3] / "shared" / "hpe")
-FILE = FOLDER / "evidence.json"
-EVIDENCE = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"nonce": ""}
+FILES = ["evidence.json", "ima_log.txt", "uefi_log.txt"]
+LAYOUT = f"""it holds {", ".join(FILES)} of hpe-security-lab/keylime-perf-tests: nonce, ak, quote, signature and pcrs in a
+JSON object (all but the nonce in base64), the ASCII log, and the boot log in base64
+(see the head of tests/conformance/test_signed_evidence.py)""".replace("\n", " ")
+GIVEN = given_folder("ATTESTREAM_HPE", "hpe", FILES, LAYOUT)
+FOLDER = GIVEN.path
+EVIDENCE = {"nonce": ""} if GIVEN.missing else json.loads((FOLDER / FILES[0]).read_text(encoding="utf-8"))
 
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the folder with the signed evidence is not here")
+pytestmark = pytest.mark.skipif(bool(GIVEN.missing), reason=GIVEN.missing)
 
 NONCE = EVIDENCE["nonce"]
 PUSH_NONCE = base64.b64encode(NONCE.encode()).decode()

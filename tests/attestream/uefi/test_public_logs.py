@@ -1,14 +1,28 @@
 """Public event logs with PCR values that other programs computed from them.
 
-They stand outside this repository: a folder with ``MANIFEST.toml``, whose rows name each log, where it comes from, and the
-file with its oracle. The folder is ``shared/eventlogs`` beside the repository, or that in ``ATTESTREAM_EVENTLOGS``.
+They stand outside this repository, in ``shared/eventlogs`` beside it or in the folder that ``ATTESTREAM_EVENTLOGS`` names.
+Sources are the test data of go-eventlog, go-tpm-tools, tpm2-tools, ima-evm-utils and others. The folder has a
+``MANIFEST.toml`` with a row for each log::
+
+    [[log]]
+    file = "rhel8.bin"                 # the log, in the folder
+    sha256 = "..."                     # of the log
+    repository = "google/go-eventlog"  # where it comes from: repository, commit, path in it, licence
+    commit = "..."
+    path = "testdata/eventlogs/tpm/rhel8-uefi.bin"
+    licence = "Apache-2.0"
+    events = 78                        # without the header of a crypto-agile log
+    bank = "sha256"                    # in this bank ...
+    claims = 70                        # ... so many claims are drawn, and these events give none
+    rejected = []
+    described = true                   # whether it has a dictionary form
+    oracle = "rhel8.json"              # may be left out: PCR values by another program, {"sha256": {"0": "<hex>", ...}}
+    values = 24                        # how many values the oracle has
 """
 
 import hashlib
 import json
-import os
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +30,18 @@ from attestream.uefi.claims import draw_claims
 from attestream.uefi.dictionary import to_dictionary
 from attestream.uefi.parser import parse_log
 from attestream.uefi.replay import replay, reset_value
+from devtools.given_folder import given_folder
 
-FOLDER = Path(os.environ.get("ATTESTREAM_EVENTLOGS") or Path(__file__).parents[4] / "shared" / "eventlogs")
-MANIFEST = FOLDER / "MANIFEST.toml"
-LOGS = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))["log"] if MANIFEST.exists() else []
+MANIFEST = "MANIFEST.toml"
+LAYOUT = f"""it holds {MANIFEST} and beside it the logs and oracles that this names: a table [[log]] for each log with
+file, sha256, repository, commit, path, licence, events, bank, claims, rejected, described, and oracle with values where
+there is one (an example is at the head of tests/attestream/uefi/test_public_logs.py)""".replace("\n", " ")
+GIVEN = given_folder("ATTESTREAM_EVENTLOGS", "eventlogs", [MANIFEST], LAYOUT)
+FOLDER = GIVEN.path
+LOGS = [] if GIVEN.missing else tomllib.loads((FOLDER / MANIFEST).read_text(encoding="utf-8"))["log"]
 NAMES = [row["file"] for row in LOGS]
 
-pytestmark = pytest.mark.skipif(not MANIFEST.exists(), reason="the folder of public event logs is not here")
+pytestmark = pytest.mark.skipif(bool(GIVEN.missing), reason=GIVEN.missing)
 
 
 def content(row) -> bytes:
