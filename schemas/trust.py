@@ -35,7 +35,7 @@ class RosterKey(Part, kw_only=True, frozen=True):
     not_after: int = 0
     """What is signed after this does not count; 0: no end."""
     revoked_at: int = 0
-    """What is signed after this does not count; 0: not revoked. What was signed before still does."""
+    """What is signed, stored or comes after this does not count; 0: not revoked. What was there before still does."""
     changed_by: str = ""
     """Who has put it into the roster or, once that is done, revoked it."""
 

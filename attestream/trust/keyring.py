@@ -16,8 +16,7 @@ from schemas.trust import Roster, RosterKey, covered_bytes
 
 MAX_DELAY_MS: Final = 300_000
 """Most milliseconds between the time in a signature and the time at which the message was stored or has come: publishing
-takes moments, the rest is for clocks that differ. What is put on the bus once more later is refused by it, and so is what a
-revoked key signs with a time from before."""
+takes moments, the rest is for clocks that differ. What is put on the bus once more later is refused by it."""
 
 
 class Author(msgspec.Struct, frozen=True):
@@ -106,7 +105,8 @@ def check_time(entry: RosterKey, signed_at: int, received_at: int) -> None:
         raise ExpiredError(f"key {entry.key_id} of {entry.name} did not count yet")
     if entry.not_after and signed_at > entry.not_after:
         raise ExpiredError(f"key {entry.key_id} of {entry.name} does not count any more")
-    if entry.revoked_at and signed_at >= entry.revoked_at:
+    # The time in a signature is its author's word: one whose key is in strange hands would date it back.
+    if entry.revoked_at and max(signed_at, received_at) >= entry.revoked_at:
         raise ExpiredError(f"key {entry.key_id} of {entry.name} was revoked", remedy="Use the holder's new key.")
 
 
