@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from attestream.client import Client, PendingCommandError, new_command_id
-from attestream.errors import BusError, UnknownPolicyError
+from attestream.errors import AttestreamError, BusError, UnknownPolicyError
 from devtools.fleet.fleet import Fleet
 from devtools.fleet.machine import Machine, policies
 from devtools.fleet.scenario import Step
@@ -162,6 +162,8 @@ class Director:
                 # Challenges of meanwhile are lost, and a storm may outlast three of them.
                 machine.owed.may_be_missed = machine.owed.may_be_refused = True
                 await fleet.network.reconnect(machine)
+            case "renew":
+                await self._renew(machine)
 
     async def _upgrade(self, machine: Machine) -> None:
         machine.version = self._fleet.image.version
@@ -170,6 +172,18 @@ class Director:
         for path in self._fleet.image.added(machine.version)[:3]:
             machine.measure(self._fleet.image.record(path))
         await self._fleet.notice(machine)
+
+    async def _renew(self, machine: Machine) -> None:
+        network = self._fleet.network
+        if not machine.healthy:
+            if await network.intrude(machine):
+                self._fleet.failures.append(f"{machine.agent_id} has failed, and its identity still lets it in")
+            return
+        machine.owed.may_be_missed = machine.owed.may_be_refused = True
+        try:
+            await network.renew(machine)
+        except AttestreamError as error:
+            self._fleet.failures.append(f"the identity of {machine.agent_id} was not renewed: {error.message}")
 
     def _impair(self, step: Step, machine: Machine) -> None:
         scenario, owed = self._fleet.scenario, machine.owed

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from attestream.bus.connection import Bus, connect
+from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.credentials.document import Credentials
 from attestream.errors import AttestreamError, BusError
-from devtools.bus_identities import enrolled
+from devtools.bus_identities import enrolled, renewed
 from devtools.fleet.machine import Machine
 from devtools.secure_bus import everybody
 from devtools.site import Site
@@ -39,6 +39,7 @@ class Network:
         self._shared: Bus | None = None
         self._enrolment: Bus | None = None
         self._lines: dict[str, Bus] = {}
+        self._held: dict[str, Credentials] = {}
         self._turns = asyncio.Semaphore(_ENROLMENTS)
         self.cut_off = 0
         """Connections that the bus has closed because their machine has failed."""
@@ -78,6 +79,31 @@ class Network:
         if line is not None:
             await line.nc.force_reconnect()
 
+    async def renew(self, machine: Machine) -> None:
+        """Have the identity of a machine renewed, and come back with the new one.
+
+        :raises AttestreamError: it is not renewed.
+        """
+        line = self._lines.get(machine.agent_id)
+        if line is not None:
+            token = await renewed(line, machine.agent_id, machine.bus_key)
+            self._held[machine.agent_id] = Credentials(token, machine.bus_key)
+            await line.nc.force_reconnect()
+
+    async def intrude(self, machine: Machine) -> bool:
+        """Return whether a machine that has failed gets in again with the identity that it had, once it is cut off."""
+        deadline = time.monotonic() + _ENROL_S
+        while machine.agent_id in self._lines:
+            if time.monotonic() > deadline:
+                return True
+            await asyncio.sleep(_RETRY_S)
+        try:
+            line = await connect(self._settings(machine))
+        except AttestreamError:
+            return False
+        await line.close()
+        return True
+
     async def close(self) -> None:
         """Disconnect everybody."""
         for bus in (*self._lines.values(), self._shared, self._enrolment):
@@ -103,8 +129,8 @@ class Network:
         return ""
 
     async def _connect(self, machine: Machine, token: str) -> None:
-        held = Credentials(token, machine.bus_key)
-        line = await connect(self._site.settings(machine.agent_id, identity=lambda: held))
+        self._held[machine.agent_id] = Credentials(token, machine.bus_key)
+        line = await connect(self._settings(machine))
         self._lines[machine.agent_id] = line
 
         async def closed() -> None:
@@ -114,6 +140,9 @@ class Network:
 
         line.on_closed(closed)
         await self._listen(line, subjects.token(machine.agent_id))
+
+    def _settings(self, machine: Machine) -> BusSettings:
+        return self._site.settings(machine.agent_id, identity=lambda: self._held[machine.agent_id])
 
     async def _listen(self, bus: Bus, token: str) -> None:
         async def take(message: Any) -> None:

@@ -29,6 +29,7 @@ Do = Literal[
     "replay",
     "garbage",
     "reconnect",
+    "renew",
 ]
 
 
@@ -113,6 +114,6 @@ def load(name: str) -> Scenario:
     for step in scenario.step:
         if step.share is not None and step.count is not None:
             raise ConfigError(f"{path}: {step.do!r} has both a share and a count")
-        if step.do == "reconnect" and scenario.connections != "own":
-            raise ConfigError(f"{path}: only agents with connections of their own can reconnect")
+        if step.do in ("reconnect", "renew") and scenario.connections != "own":
+            raise ConfigError(f"{path}: only agents with connections of their own can {step.do}")
     return scenario

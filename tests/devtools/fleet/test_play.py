@@ -29,6 +29,8 @@ step = [
     {at_s = 0.3, do = "forge", count = 1},
     {at_s = 0.5, do = "reconnect", count = 4},
     {at_s = 0.5, do = "publish"},
+    {at_s = 1, do = "renew", count = 3},
+    {at_s = 1.5, do = "renew", group = "broken"},
     {at_s = 1.5, do = "upgrade", count = 3},
     {at_s = 2, do = "reboot", count = 2},
     {at_s = 3, do = "readmit", group = "broken"},
@@ -116,13 +118,14 @@ def test_standings(machine) -> None:
 
 def test_the_shipped_scenarios_can_be_read() -> None:
     names = {path.stem for path in SHIPPED.glob("*.toml")}
-    assert {"calm", "drift", "mass-reboot", "reconnect-storm", "hostile-few", "policy-roll-out"} <= names
+    assert {"calm", "drift", "mass-reboot", "reconnect-storm", "hostile-few", "policy-roll-out", "renewal"} <= names
     assert all(isinstance(load(name), Scenario) for name in names)
 
 
 @pytest.mark.parametrize(
     "text",
     ["agents = 0", "colour = 1", "step = [{at_s = 1, do = 'dance'}]", "step = [{at_s = 1, do = 'reconnect'}]", "=",
+     "step = [{at_s = 1, do = 'renew'}]",
      "step = [{at_s = 1, do = 'run', share = 0.5, count = 1}]"],
 )  # fmt: skip
 def test_a_scenario_that_can_not_be_is_refused(tmp_path, text) -> None:
