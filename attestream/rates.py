@@ -22,12 +22,12 @@ class TokenBucket:
         self._tokens = float(burst)
         self._at = clock()
 
-    def take(self) -> bool:
-        """Take a token; return whether there was one."""
+    def take(self, *, leave: float = 0) -> bool:
+        """Take a token, if ``leave`` are left then; return whether there was one to take."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) / self._interval_s)
         self._at = now
-        if self._tokens < 1:
+        if self._tokens < 1 + leave:
             return False
         self._tokens -= 1
         return True

@@ -14,6 +14,7 @@ from typing import Final
 
 from schemas.base import Part
 from schemas.roles import GRANTS, NAME, SERVICES, Role, grant, inbox
+from schemas.subjects import REGISTRAR_ENROL
 
 HOME: Final = "services"
 """The account of the streams, the buckets and the services that keep them."""
@@ -27,6 +28,7 @@ SERVER_CONNECTIONS: Final = 131_072
 _CONNECTIONS: Final = {Role.AGENT: 114_688, Role.ENROLMENT: 8_192}
 _OTHER_CONNECTIONS: Final = 1_024
 
+_TOLD: Final = (REGISTRAR_ENROL,)
 _BATCHES: Final = "$JS.API.DIRECT.GET."
 
 
@@ -36,6 +38,8 @@ class Service(Part, frozen=True, order=True):
     subject: str
     many: bool
     """Whether one request has many answers."""
+    told: bool = False
+    """Whether the server tells who asks: from which address."""
 
 
 class Shares(Part, frozen=True):
@@ -66,7 +70,8 @@ def shares(guest: Role) -> Shares:
     heard = {_anybody(subject) for subject in granted.subscribe if not subject.startswith("_INBOX_")}
     heard |= {subject for subject in _unasked() if subject == inbox(guest, ">")}
     return Shares(
-        services=sorted(Service(subject, subject.startswith(_BATCHES)) for subject in requests), streams=sorted(heard)
+        services=sorted(Service(subject, subject.startswith(_BATCHES), subject in _TOLD) for subject in requests),
+        streams=sorted(heard),
     )
 
 

@@ -296,6 +296,10 @@ HEADERS: Final = (
         subjects.HEADER_EXPECTED_SEQUENCE,
         "On a verifier's event or result: the fencing token; the server refuses the message when the fence has moved on.",
     ),
+    Header(
+        subjects.HEADER_REQUEST_INFO,
+        "Set by the server on requests for enrolment: the asker's account and address, as JSON; floods are told by it.",
+    ),
     Header(subjects.HEADER_MARKER, "Set by the server on a delete marker: why the message is gone, `MaxAge` for a lapse."),
     Header(subjects.HEADER_SEQUENCE, "Set by the server on a republished revocation: its sequence in the stream."),
     Header("traceparent", "W3C trace context of the sender, where it has one; `tracestate` likewise."),

@@ -54,6 +54,7 @@ HEADER_EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 HEADER_EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 HEADER_MARKER: Final = "Nats-Marker-Reason"
 HEADER_SEQUENCE: Final = "Nats-Sequence"
+HEADER_REQUEST_INFO: Final = "Nats-Request-Info"
 HEADER_SIGNATURE: Final = "Attestream-Signature"
 """``<key id>.<algorithm>.<signed at, Unix ms>.<base64url>``: see :mod:`schemas.trust`."""
 

@@ -219,14 +219,14 @@ class Bus:
         waiting: int = 10_000,
         signed: bool = False,
         authorise: Collection[Role] = (),
-        gate: Callable[[str], bool] | None = None,
+        gate: Callable[[Msg], bool] | None = None,
     ) -> Endpoint:
         """Answer requests of ``kind`` on ``subject`` in queue group ``queue``, until :meth:`close` or the endpoint's stop.
 
         What the handler raises becomes a refusal; the text of unexpected errors stays in the log. ``signed``: answers bear
         the signature of this process. ``authorise``: requests must be signed by one of these roles, a moment ago, and come
-        once; the handler is then called with the request and its author. ``gate`` is asked first, with the subject of the
-        request, and says whether it is dealt with at all.
+        once; the handler is then called with the request and its author. ``gate`` is asked first, before a request waits for
+        its turn, and says whether it is dealt with at all; what it raises is answered.
         """
         endpoint = Endpoint(
             self, subject, kind, handler, concurrency, waiting=waiting, signed=signed, authorise=authorise, gate=gate

@@ -66,7 +66,7 @@ class Endpoint:
         waiting: int = 10_000,
         signed: bool = False,
         authorise: Collection[Role] = (),
-        gate: Callable[[str], bool] | None = None,
+        gate: Callable[[Msg], bool] | None = None,
     ) -> None:
         self._bus = bus
         self._subject = subject
@@ -102,11 +102,16 @@ class Endpoint:
             await asyncio.wait(self._tasks)
 
     async def _take(self, message: Msg) -> None:
-        if self._gate is not None and not self._gate(message.subject):
-            # Without an answer: each would cost a signature, and is what a flood is sent for.
-            self._passed_over += 1
-            if self._passed_over & (self._passed_over - 1) == 0:
-                _LOG.warning("%d requests passed over so far: too many come on %s", self._passed_over, message.subject)
+        try:
+            if self._gate is not None and not self._gate(message):
+                # Without an answer: each would cost a signature, and is what a flood is sent for.
+                self._passed_over += 1
+                if self._passed_over & (self._passed_over - 1) == 0:
+                    _LOG.warning("%d requests passed over so far: too many come on %s", self._passed_over, message.subject)
+                return
+        except AttestreamError as error:
+            if message.reply:
+                await self._send(message, refusal(error))
             return
         if len(self._tasks) >= self._most:
             if message.reply:

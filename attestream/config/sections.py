@@ -294,7 +294,7 @@ class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     enrolments_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 1_000.0
     """Enrolment requests per second that a registrar takes from everybody, on average; default 1000."""
     enrolments_per_agent_min: Annotated[float, Meta(gt=0, le=100_000)] = 12.0
-    """Enrolment requests per minute that a registrar takes from one agent, on average; default 12."""
+    """Enrolment requests per minute that a registrar takes from one machine, on average; default 12."""
     enrolments_waiting: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     """Requests that wait in a registrar for their turn; more are refused at once; default 1000."""
     evidence_per_agent_s: Annotated[float, Meta(gt=0, le=100_000)] = 30.0

@@ -29,6 +29,12 @@ def exports() -> list[dict[str, Any]]:
 def imports(guest: Role, home: str) -> list[dict[str, Any]]:
     """Return what the account of ``guest`` imports; ``home`` is the public key of the home account."""
     wanted = shares(guest)
-    kinds = {service.subject: "service" for service in wanted.services}
-    kinds |= dict.fromkeys(wanted.streams, "stream")
-    return [{"name": subject, "subject": subject, "account": home, "type": kind} for subject, kind in sorted(kinds.items())]
+    services = [
+        _import(service.subject, home, "service") | ({"share": True} if service.told else {}) for service in wanted.services
+    ]
+    streams = [_import(subject, home, "stream") for subject in wanted.streams]
+    return sorted([*services, *streams], key=lambda one: str(one["subject"]))
+
+
+def _import(subject: str, home: str, kind: str) -> dict[str, Any]:
+    return {"name": subject, "subject": subject, "account": home, "type": kind}

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+from nats.aio.msg import Msg
+
 from attestream.config import LimitsConfig
 from attestream.errors import BusyError
 from attestream.rates import Buckets, TokenBucket
+from schemas import subjects
+from schemas.base import Decoder, SchemaError
+from schemas.enrolment import EnrolRequest
 
 BURST_PER_SOURCE: Final = 20
-"""Requests of one agent that are let through at once after a quiet time, or those of a minute if these are more."""
+"""Requests of one machine that are let through at once after a quiet time, or those of a minute if these are more."""
 
 RENEWALS_PER_MIN: Final = 12
 """Renewals that one agent may ask for in a minute, on average; an identity is renewed once in its life."""
@@ -20,27 +27,86 @@ RENEWALS_PER_MIN: Final = 12
 BURST_S: Final = 2
 """Seconds of the whole rate that are let through at once after a quiet time."""
 
+SHARES: Final = 20
+"""One address is sure of such a part of the whole rate; what it asks for beyond that waits for all others."""
+
+_NETWORK_BITS: Final = 64
+"""Of an IPv6 address: who has one of a network can have all."""
+
+_REQUEST: Final = Decoder[EnrolRequest](EnrolRequest, 131_072)
+
+
+class _Asker(msgspec.Struct):
+    """Who asks, as the server tells it; an account that does not share this tells its name alone."""
+
+    acc: str = ""
+    host: str = ""
+
+
+_ASKER: Final = msgspec.json.Decoder(_Asker)
+
 
 class Gate:
-    """Lets enrolment requests through at the rates of ``limits``. ``clock`` is steady, in seconds."""
+    """Lets enrolment requests through at the rates of ``limits``. ``clock`` is steady, in seconds.
+
+    Anybody who may enrol can make up ids and endorsement keys without end, but not addresses. So half of what may pass at
+    once is kept for those who have not used up the share of their address: whoever floods gets what is left by others.
+    """
 
     def __init__(self, limits: LimitsConfig, clock: Callable[[], float] = time.monotonic) -> None:
         everybody, per_minute = limits.enrolments_per_s, limits.enrolments_per_agent_min
-        self._all = TokenBucket(1 / everybody, max(1, int(BURST_S * everybody)), clock)
-        self._sources = Buckets(60 / per_minute, max(BURST_PER_SOURCE, int(per_minute)), clock)
+        burst = max(1, int(BURST_S * everybody))
+        self._all = TokenBucket(1 / everybody, burst, clock)
+        self._kept = burst // 2
+        self._sources = Buckets(SHARES / everybody, max(1, burst // SHARES), clock)
+        self._machines = Buckets(60 / per_minute, max(BURST_PER_SOURCE, int(per_minute)), clock)
 
-    def enter(self, agent_id: str, ek_public: bytes) -> None:
+    def __call__(self, message: Msg) -> bool:
         """Count a request.
 
-        An agent is told apart by its endorsement key too: nobody can use up what another agent may ask for by its name.
-
-        :raises BusyError: when there were too many.
+        :raises BusyError: there were too many.
         """
-        source = self._sources.of(hashlib.sha256(agent_id.encode("utf-8", "replace") + b"\0" + ek_public).hexdigest())
-        if not source.take():
-            raise BusyError("this agent asks for enrolment too often", retry_after_s=source.wait_s)
-        if not self._all.take():
-            raise BusyError("too many agents ask for enrolment", retry_after_s=self._all.wait_s)
+        try:
+            ek_public = _REQUEST.decode(message.data).ek_public
+        except SchemaError:
+            # It is told so when its turn comes.
+            ek_public = b""
+        self.enter(source_of(message), ek_public)
+        return True
+
+    def enter(self, source: str, ek_public: bytes) -> None:
+        """Count a request that comes from ``source`` (:func:`source_of`).
+
+        A machine is told apart by its address too: nobody elsewhere can use up what it may ask for.
+
+        :raises BusyError: there were too many.
+        """
+        machine = self._machines.of(hashlib.sha256(source.encode() + b"\0" + ek_public).hexdigest())
+        if not machine.take():
+            raise BusyError("this machine asks for enrolment too often", retry_after_s=machine.wait_s)
+        share = self._sources.of(source)
+        within = not source or share.take()
+        if not self._all.take(leave=0 if within else self._kept):
+            raise BusyError("too many agents ask for enrolment", retry_after_s=max(self._all.wait_s, share.wait_s))
+
+
+def source_of(message: Msg) -> str:
+    """Return what is common to requests from one address and account; empty where the server tells nothing of it."""
+    try:
+        asker = _ASKER.decode((message.headers or {}).get(subjects.HEADER_REQUEST_INFO, "{}"))
+    except msgspec.DecodeError:
+        return ""
+    return f"{asker.acc} {_network(asker.host)}" if asker.host else ""
+
+
+def _network(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False))
+    return str(address)
 
 
 class RenewalGate:
@@ -53,6 +119,6 @@ class RenewalGate:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = Buckets(60 / RENEWALS_PER_MIN, BURST_PER_SOURCE, clock)
 
-    def __call__(self, subject: str) -> bool:
+    def __call__(self, message: Msg) -> bool:
         """Count a request, and return whether it is to be dealt with."""
-        return self._agents.of(subject).take()
+        return self._agents.of(message.subject).take()

@@ -136,17 +136,21 @@ def _hook(config: RegistrarConfig) -> Hook | None:
 
 
 async def _serve(bus: Bus, registrar: Registrar, limits: LimitsConfig) -> list[Endpoint]:
-    gate, waiting = Gate(limits), limits.enrolments_waiting
-
     async def enrol(raw: msgspec.Raw) -> EnrolChallenge:
         data = bytes(raw)
         request = _ENROL_REQUEST.decode(data)
-        gate.enter(request.agent_id, request.ek_public)
         return await registrar.enrol(request, data)
 
     return [
-        # Raw: the proof covers the request's bytes as they travelled, not what they decode to.
-        await bus.serve(subjects.REGISTRAR_ENROL, QUEUE, msgspec.Raw, enrol, waiting=waiting),  # type: ignore[type-var]  # see above
+        await bus.serve(
+            subjects.REGISTRAR_ENROL,
+            QUEUE,
+            # Raw: the proof covers the request's bytes as they travelled, not what they decode to.
+            msgspec.Raw,  # type: ignore[type-var]  # see above
+            enrol,
+            waiting=limits.enrolments_waiting,
+            gate=Gate(limits),
+        ),
         await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENTS, QUEUE, AgentsQuery, registrar.identities, signed=True),

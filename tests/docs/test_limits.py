@@ -57,6 +57,8 @@ def test_every_bound_of_connections():
 def test_every_rate_has_its_default():
     assert f"| {DEFAULTS.enrolments_per_s:.0f} a second" in row("| `enrolments_per_s`")
     assert f"{gate.BURST_S} seconds of it at once" in row("| `enrolments_per_s`")
+    assert gate.SHARES == 20
+    assert "sure of a twentieth" in PAGE
     minute = row("| `enrolments_per_agent_min`")
     assert f"| {DEFAULTS.enrolments_per_agent_min:.0f} a minute" in minute
     assert f"{gate.BURST_PER_SOURCE} at once" in minute

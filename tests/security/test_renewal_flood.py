@@ -6,6 +6,8 @@ import asyncio
 import secrets
 
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from attestream.bus.topology import ensure_topology
 from attestream.clock import unix_ms
@@ -28,11 +30,12 @@ FLOOD = 2_000
 def test_each_agent_has_a_rate_of_its_own():
     now = 0.0
     gate = RenewalGate(lambda: now)
-    assert [gate("att.registrar.renew.a") for _ in range(BURST_PER_SOURCE + 5)].count(True) == BURST_PER_SOURCE
-    assert gate("att.registrar.renew.b")
+    one, other = (Msg(Client(), f"att.registrar.renew.{name}") for name in "ab")
+    assert [gate(one) for _ in range(BURST_PER_SOURCE + 5)].count(True) == BURST_PER_SOURCE
+    assert gate(other)
     now = 6.0
-    assert gate("att.registrar.renew.a")
-    assert not gate("att.registrar.renew.a")
+    assert gate(one)
+    assert not gate(one)
 
 
 @pytest.fixture

@@ -1,16 +1,29 @@
 """A flood of enrolment requests is refused early, and honest agents go on."""
 
 import asyncio
+import functools
+import json
+import secrets
+from collections import Counter
 
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from attestream.bus.connection import BusSettings, connect
+from attestream.bus.topology import ensure_topology
 from attestream.config import LimitsConfig, RegistrarConfig
+from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import BusyError
+from attestream.rates import MOST_KEYS
+from devtools.bus_identities import connect_with, enrolled, registrar_config
+from devtools.pool import eventually
 from schemas import subjects
 from schemas.base import Decoder, encode
 from schemas.enrolment import AgentQuery, EnrolChallenge, Refused
-from services.registrar.gate import BURST_PER_SOURCE, Gate
+from schemas.roles import Role
+from schemas.subjects import HEADER_REQUEST_INFO
+from services.registrar.gate import BURST_PER_SOURCE, Gate, source_of
 from services.registrar.service import serving
 
 ANSWER = Decoder(EnrolChallenge | Refused)
@@ -23,34 +36,93 @@ class Clock:
         return self.now
 
 
-def passed(gate, agent_id, ek, times):
+def passed(gate, source, ek, times):
     for count in range(times):
         try:
-            gate.enter(agent_id, ek)
+            gate.enter(source, ek)
         except BusyError:
             return count
     return times
 
 
-def test_one_source_is_held_to_its_rate_and_takes_nothing_from_others():
+def strangers(gate, source, count):
+    """Return how many of ``count`` machines at one address get through."""
+    return sum(passed(gate, source, secrets.token_bytes(8), 1) for _ in range(count))
+
+
+def test_one_machine_is_held_to_its_rate_and_takes_nothing_from_others():
     clock = Clock()
     gate = Gate(LimitsConfig(enrolments_per_agent_min=6), clock)
-    assert passed(gate, "a", b"ek", 100) == BURST_PER_SOURCE
+    assert passed(gate, "here", b"ek", 100) == BURST_PER_SOURCE
     with pytest.raises(BusyError) as failure:
-        gate.enter("a", b"ek")
+        gate.enter("here", b"ek")
     assert failure.value.hint.startswith("Try again in ")
-    assert passed(gate, "b", b"ek", 1) == 1
-    assert passed(gate, "a", b"another TPM", 1) == 1
+    assert passed(gate, "here", b"another", 1) == 1
+    # Nobody uses up elsewhere what a machine may ask for.
+    assert passed(gate, "there", b"ek", 1) == 1
     clock.now = 21
-    assert passed(gate, "a", b"ek", 100) == 2
+    assert passed(gate, "here", b"ek", 100) == 2
 
 
 def test_all_together_are_held_to_a_rate():
     clock = Clock()
     gate = Gate(LimitsConfig(enrolments_per_s=10), clock)
-    assert sum(passed(gate, f"a{number}", b"ek", 1) for number in range(100)) == 20
+    assert strangers(gate, "", 100) == 20
     clock.now = 1
-    assert sum(passed(gate, f"b{number}", b"ek", 1) for number in range(100)) == 10
+    assert strangers(gate, "", 100) == 10
+
+
+def test_one_address_may_ask_for_all_that_nobody_else_does():
+    clock = Clock()
+    gate = Gate(LimitsConfig(enrolments_per_s=100), clock)
+    assert strangers(gate, "here", 1000) >= 100
+    served = 0
+    for second in range(1, 11):
+        clock.now = second
+        served += strangers(gate, "here", 1000)
+    assert served == pytest.approx(1000, abs=20)
+
+
+def test_whoever_floods_leaves_others_their_share():
+    clock = Clock()
+    gate = Gate(LimitsConfig(enrolments_per_s=100), clock)
+    for tenth in range(1, 101):
+        clock.now = tenth / 10
+        strangers(gate, "flood", 200)
+        assert strangers(gate, f"honest {tenth % 7}", 1) == 1
+        strangers(gate, "flood", 200)
+
+
+def test_memory_is_bounded_however_many_there_are():
+    gate = Gate(LimitsConfig(), Clock())
+    for number in range(MOST_KEYS + 100):
+        passed(gate, f"{number}", b"ek", 1)
+    assert len(gate._machines._buckets) == len(gate._sources._buckets) == MOST_KEYS
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("a name", "a name", True),
+    ],
+)
+def test_an_address_of_version_6_stands_for_its_network(one, other, same):
+    def source(host, account="A"):
+        return source_of(Msg(Client(), "s", headers={HEADER_REQUEST_INFO: json.dumps({"acc": account, "host": host})}))
+
+    assert (source(one) == source(other)) is same
+    assert source(one) != source(one, "B")
+    assert source("") == ""
+
+
+def test_what_servers_do_not_tell_is_nobodys():
+    for text in ("", "no json", "[]", '{"acc":"A"}'):
+        assert source_of(Msg(Client(), "s", headers={HEADER_REQUEST_INFO: text})) == ""
+    assert source_of(Msg(Client(), "s")) == ""
 
 
 @pytest.fixture
@@ -72,6 +144,38 @@ async def test_a_flood_is_told_to_come_back_and_an_honest_agent_enrols(registrar
     assert set(codes) == {"busy"}
     await other.request(subjects.REGISTRAR_ENROL, honest.enrol_request(), EnrolChallenge, timeout_s=30)
     await other.close()
+
+
+async def test_a_flood_of_machines_that_there_are_not_does_not_keep_an_honest_one_out(
+    installation, secured, tmp_path, monkeypatch, make_agent
+):
+    """Whoever has the enrolment credential can make up endorsement keys and ids without end."""
+    await ensure_topology(await connect_with(secured.url, installation.credentials(Role.PROVISIONER)))
+    bus = await connect_with(secured.url, installation.credentials(Role.REGISTRAR))
+    flooding = await connect_with(secured.url, installation.credentials(Role.ENROLMENT))
+    monkeypatch.setattr("asyncio.open_connection", functools.partial(asyncio.open_connection, local_addr=("127.0.0.9", 0)))
+    honest = await connect_with(secured.url, installation.credentials(Role.ENROLMENT))
+    monkeypatch.undo()
+    config = registrar_config(installation, tmp_path / "registrar.db")
+    requests = [encode(make_agent(f"made-up-{number}").enrol_request()) for number in range(100)]
+    codes = Counter()
+
+    async def flood():
+        while True:
+            asked = (flooding.replies.ask(subjects.REGISTRAR_ENROL, request, flooding.headers(), 30) for request in requests)
+            answers = [ANSWER.decode(answer.data) for answer in await asyncio.gather(*asked)]
+            codes.update(getattr(answer, "code", "challenge") for answer in answers)
+
+    async with serving(bus, config, limits=LimitsConfig(enrolments_per_s=20, enrolments_per_agent_min=10_000)):
+        task = asyncio.create_task(flood())
+        await eventually(lambda: codes["busy"] > 100)
+        for number in range(2):
+            key = NKey.generate(Kind.USER)
+            assert (await enrolled(honest, make_agent(f"honest-{number}"), key)).bus_token
+        assert not task.done()
+        task.cancel()
+    for one in (honest, flooding, bus):
+        await one.close()
 
 
 async def test_requests_beyond_those_that_may_wait_are_refused_at_once(bus):
