@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import ParseResult
 
 import nats.errors
 from nats.aio.client import Client, Server, Srv
@@ -17,6 +19,10 @@ from attestream.errors import ConfigError
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long a dead connection may take to close. TLS would wait 30 s for a peer that has stalled."""
+
+UNACKNOWLEDGED_S: Final = 5.0
+"""How long what was sent may go unacknowledged by the server's host before the connection is given up. TCP would try for a
+quarter of an hour, at times that lie further apart each time, and so come back late to a host that is there again."""
 
 GATHER_S: Final = 0.002
 """How long a busy connection lets messages gather before it reads again."""
@@ -62,6 +68,13 @@ class BoundedTransport(TcpTransport):
         """Stay in use before the first connection too: the client makes its own transport only in place of a false one."""
         return True
 
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        """Open the TCP connection."""
+        await super().connect(uri, buffer_size, connect_timeout)
+        if self._io_writer is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            raw = self._io_writer.get_extra_info("socket")
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKNOWLEDGED_S * 1000))
+
     async def read(self, buffer_size: int) -> bytes:
         """Return what has arrived, at most ``buffer_size`` bytes; empty at the end."""
         transport = cast("asyncio.Transport", self._io_writer.transport) if self._io_writer is not None else None
@@ -104,8 +117,8 @@ class BoundedClient(Client):
     """A NATS client over :class:`BoundedTransport` that keeps :class:`Terms`.
 
     The library sends its credentials in the clear when the server's greeting says nothing of TLS, whatever the URL says; it
-    believes what a greeting in the clear tells about further servers; and an unexpected exception ends its coming back
-    without a word. Hence the overrides.
+    believes what a greeting in the clear tells about further servers; and an unexpected exception ends its coming back, or
+    its reading, without a word. Hence the overrides.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -138,6 +151,18 @@ class BoundedClient(Client):
                 raise
             # The library would end its coming back at anything else.
             raise nats.errors.Error(str(error) or type(error).__name__) from error
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if self.is_connected and task is not None and not task.cancelling():
+            await self._process_op_err(nats.errors.StaleConnectionError())
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Whoever waited for it has given up: the library would fail over that, and end its reading without a word.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:

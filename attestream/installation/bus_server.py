@@ -63,6 +63,11 @@ _CLUSTER: Final = """\
 cluster {{
   name: {name}
   listen: {listen}
+  # A server that can not be reached is let go in seconds: what waits for it would hold up what the others say to each other.
+  ping_interval: "2s"
+  ping_max: 2
+  write_deadline: "2s"
+  write_timeout: close
   # Servers know each other by their certificates and by this secret.
   authorization {{
     user: "{user}"

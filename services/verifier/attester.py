@@ -33,6 +33,7 @@ class Attester:
         "allowance_at",
         "asked_at",
         "attestations",
+        "boot_asked",
         "busy",
         "commanded_at",
         "due_at",
@@ -89,6 +90,8 @@ class Attester:
         self.event_number = 0
         self.seq = 0
         """Of the last challenge."""
+        self.boot_asked = 0
+        """Of the last challenge that asked for the boot log."""
         self.accepted = 0
         """Of the last evidence that was taken: older ones are replays."""
         self.issued_at = 0

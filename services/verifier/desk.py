@@ -206,10 +206,11 @@ class Desk:
                 took_ms = monotonic_ms() - began
         else:
             appraisal = self._appraise(attester, evidence, received_at)
-        self.appraised[appraisal.verdict] += 1
-        if appraisal.verdict is Verdict.FAIL:
+        verdict = _verdict(attester, evidence, appraisal)
+        self.appraised[verdict] += 1
+        if verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
-        elif appraisal.verdict is Verdict.AGAIN:
+        elif verdict is Verdict.AGAIN:
             await self._incomplete(attester, evidence, appraisal.state)
         else:
             await self._good(attester, evidence, appraisal, received_at)
@@ -341,6 +342,15 @@ def _starts_over_unasked(attester: Attester, evidence: Evidence) -> bool:
         return not restarted(parse_quote(evidence.quote).clock, state)
     except MalformedError:
         return False
+
+
+def _verdict(attester: Attester, evidence: Evidence, appraisal: Appraisal) -> Verdict:
+    """Return the verdict of ``appraisal``. Evidence is only incomplete that fails for nothing but a boot log which its
+    challenge did not ask for: somebody has issued that who knew a good one.
+    """
+    failures = {found.code for found in appraisal.findings if found.severity == "failure"}
+    unasked = evidence.seq != attester.boot_asked and failures == {"boot.log-missing"}
+    return Verdict.AGAIN if unasked and appraisal.verdict is Verdict.FAIL else appraisal.verdict
 
 
 def is_large(evidence: Evidence) -> bool:

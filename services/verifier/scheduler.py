@@ -282,6 +282,8 @@ class Scheduler:
             boot_log=needs_boot_log(policy, state),
             known_digest=state.known_digest,
         )
+        if challenge.boot_log:
+            attester.boot_asked = challenge.seq
         attester.in_flight = True
         self.in_flight += 1
         self._wheel.set(attester, attester.due_at)

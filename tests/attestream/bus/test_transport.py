@@ -1,10 +1,17 @@
 """How reads are paced: gathered while messages come thick, at once while they come one by one."""
 
 import asyncio
+import contextlib
+import os
+import signal
+import socket
 import time
 
+import nats.errors
+import pytest
+
 from attestream.bus.connection import BusSettings, connect
-from attestream.bus.transport import GATHER_S, Pace
+from attestream.bus.transport import GATHER_S, UNACKNOWLEDGED_S, Pace
 from schemas.enrolment import AgentQuery, Done
 
 ONE = b"MSG a 1 2\r\nhi\r\n"
@@ -69,3 +76,36 @@ async def test_questions_one_by_one_hardly_wait(nats_server, bus):
     # Both ends would wait each time: 200 x 2 x 2 ms.
     assert time.monotonic() - started < 200 * GATHER_S
     await asker.close()
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_does_not_end_the_reading(bus, nats_server):
+    """The answers to pings that were given up come when a host that was cut off is there again."""
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(nats.errors.TimeoutError):
+            await bus.nc.flush(timeout=0.05)
+        waiting = asyncio.create_task(bus.nc.flush(10))
+        await asyncio.sleep(0)
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    await waiting
+    await bus.nc.flush(10)
+    assert bus.reconnects == 0
+
+
+async def test_reading_that_fails_unexpectedly_is_a_lost_connection(bus, eventually, monkeypatch):
+    def fail(_data):
+        monkeypatch.undo()
+        raise RuntimeError
+
+    monkeypatch.setattr(bus.nc._ps, "parse", fail)
+    await bus.nc.publish("any", b"")
+    with contextlib.suppress(nats.errors.Error):
+        await bus.nc.flush(1)
+    await eventually(lambda: bus.reconnects == 1)
+    await bus.nc.flush(10)
+
+
+async def test_a_host_that_acknowledges_nothing_is_left_in_seconds(bus):
+    option = bus.nc._transport._io_writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert option == 1000 * UNACKNOWLEDGED_S
