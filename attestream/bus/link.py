@@ -60,6 +60,7 @@ class Link:
         self._opened = False
         self._reasons: dict[str, AttestreamError] = {}
         """Why trying again can not help, by server."""
+        self._tried: set[str] = set()
         self._hopeless = False
         self._refused_in_a_row = 0
         self._giving_up: asyncio.Task[None] | None = None
@@ -144,6 +145,9 @@ class Link:
 
     def _failed(self, server: str, error: Exception) -> bool:
         reason = explained(server, error, credentials=self._login is not None)
+        self._tried.add(server)
+        if not self._opened and not self._settings.patient:
+            self._hopeless |= len(self._tried) >= len(self._settings.urls)
         if reason is None:
             self._reasons.pop(server, None)
         else:

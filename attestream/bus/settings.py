@@ -18,6 +18,8 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     """Shown in the server's list of connections."""
     connect_timeout_s: float = 5.0
+    patient: bool = True
+    """Whether the first connection is tried for as long as that; else each server is tried once."""
     reconnect_spread_s: float = 1.0
     """Width of the random delay before an attempt to come back; a large fleet's agents want a minute."""
     ping_interval_s: float = 10.0

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import nats
 import nats.errors
-from nats.aio.client import Client
 
-from attestream.credentials.document import parse
-from attestream.credentials.token import read, role_of
+from attestream.bus.connection import Bus, connect
+from attestream.bus.encryption import Encryption
+from attestream.bus.settings import BusSettings
 from attestream.errors import BusError
 from attestream.installation.files import read_secret
 from attestream.installation.places import Installation
 from schemas import topology
-from schemas.roles import Role, inbox
+from schemas.roles import Role
 
 _PATIENCE_S: Final = 5.0
 _SERVERS_S: Final = 1.0
+_ATTEMPTS: Final = 3
 
 
 class _Data(msgspec.Struct):
@@ -45,8 +42,8 @@ class _Answer(msgspec.Struct):
 class Live:
     """The servers, asked through one of them."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
 
     async def account(self, public: str) -> str:
         """Return the token of an account as the servers have it now.
@@ -75,11 +72,12 @@ class Live:
 
         :raises BusError: none answers.
         """
-        reply = self._client.new_inbox()
-        subscription = await self._client.subscribe(reply)
+        client = self._bus.nc
+        reply = client.new_inbox()
+        subscription = await client.subscribe(reply)
         found: dict[str, set[str]] = {}
-        await self._client.publish("$SYS.REQ.SERVER.PING.VARZ", b"", reply=reply)
         try:
+            await client.publish("$SYS.REQ.SERVER.PING.VARZ", b"", reply=reply)
             # Nobody says how many servers there are: all that answer until it stays silent.
             while True:
                 message = await subscription.next_msg(timeout=_SERVERS_S if found else _PATIENCE_S)
@@ -89,15 +87,25 @@ class Live:
                 found[str(document.get("server", {}).get("name", ""))] = keys
         except nats.errors.TimeoutError:
             pass
+        except nats.errors.Error as error:
+            raise BusError(f"the servers of the bus can not be asked: {error}") from error
         if not found:
             raise BusError("no server of the bus answers")
         return found
 
     async def _ask(self, subject: str, data: bytes) -> bytes:
-        try:
-            reply = await self._client.request(subject, data, timeout=_PATIENCE_S)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BusError(f"the bus does not answer about its accounts: {error}") from error
+        for attempt in range(_ATTEMPTS):
+            try:
+                reply = await self._bus.replies.ask(subject, data, None, _PATIENCE_S, repeatable=True)
+            except nats.errors.ConnectionReconnectingError as error:
+                # A server ends connections whose rights an update has touched, this one too, before it has answered.
+                if attempt == _ATTEMPTS - 1:
+                    raise BusError("the bus closes the connection instead of answering about its accounts") from error
+            except (nats.errors.Error, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+                raise BusError(f"the bus does not answer about its accounts: {reason}") from error
+            else:
+                break
         return bytes(reply.data)
 
 
@@ -106,58 +114,47 @@ async def live(place: Installation, urls: Sequence[str]) -> AsyncIterator[Live]:
     """Connect to one of ``urls`` for the block, with the installation's system credentials.
 
     :raises ConfigError: the credentials are not here.
+    :raises ForbiddenError: the servers refuse them.
     :raises BusError: no server can be reached.
     """
-    async with _connected(place, urls, place.system_credentials) as client:
-        yield Live(client)
+    async with _connected(place, urls, place.system_credentials) as bus:
+        yield Live(bus)
 
 
 async def publish_roster(place: Installation, urls: Sequence[str]) -> None:
     """Put the installation's roster where every process looks for it, with the provisioner's credentials.
 
     :raises ConfigError: the credentials are not here.
+    :raises ForbiddenError: the servers refuse them.
     :raises BusError: the bus can not be reached, or does not store it.
     """
-    async with _connected(place, urls, place.credentials(Role.PROVISIONER)) as client:
+    async with _connected(place, urls, place.credentials(Role.PROVISIONER)) as bus:
         subject = f"$KV.{topology.CLUSTER.name}.{topology.KEY_ROSTER}"
         try:
-            reply = await client.request(subject, place.roster.read_bytes(), timeout=_PATIENCE_S)
+            reply = await bus.replies.ask(subject, place.roster.read_bytes(), None, _PATIENCE_S)
         except (nats.errors.Error, TimeoutError) as error:
-            raise BusError(f"the bus does not store the roster: {error}") from error
+            raise BusError(f"the bus does not store the roster: {str(error) or type(error).__name__}") from error
         if b'"error"' in reply.data:
             raise BusError(f"the bus does not store the roster: {reply.data[:300].decode('ascii', 'replace')}")
 
 
 @asynccontextmanager
-async def _connected(place: Installation, urls: Sequence[str], credentials: Path) -> AsyncIterator[Client]:
-    held = parse(read_secret(credentials, f"the credentials {credentials.name}"))
-    token = read(held.token)
-
-    async def quiet(_: Exception) -> None:
-        """What matters is raised where it is asked for."""
-
+async def _connected(place: Installation, urls: Sequence[str], credentials: Path) -> AsyncIterator[Bus]:
+    read_secret(credentials, f"the credentials {credentials.name}")
     encrypted = any(url.startswith(("tls://", "wss://")) for url in urls)
+    settings = BusSettings(
+        urls=list(urls),
+        name="attestream-keys",
+        connect_timeout_s=_PATIENCE_S,
+        patient=False,
+        credentials=credentials,
+        encryption=Encryption(ca_file=place.ca_file if encrypted else None),
+    )
     try:
-        # Wrong TLS settings would keep the client trying for ever.
-        async with asyncio.timeout(2 * _PATIENCE_S):
-            client = await nats.connect(
-                list(urls),
-                user_jwt_cb=lambda: bytearray(held.token.encode()),
-                signature_cb=lambda nonce: base64.b64encode(held.key.sign(nonce.encode())),
-                inbox_prefix=inbox(Role(role_of(token)), token.name),
-                tls=ssl.create_default_context(cafile=place.ca_file) if encrypted else None,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                error_cb=quiet,
-                connect_timeout=int(_PATIENCE_S),
-            )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise BusError(
-            f"the bus can not be reached at {', '.join(urls)}: {error or type(error).__name__}",
-            remedy="Is it running? See `[bus] urls` and --url.",
-        ) from error
+        bus = await connect(settings)
+    except BusError as error:
+        raise BusError(error.message, remedy="Is it running? See `[bus] urls` and --url.") from error
     try:
-        yield client
+        yield bus
     finally:
-        await client.close()
+        await bus.close()

@@ -65,21 +65,10 @@ def initialise(
     place = Installation(directory.absolute())
     _see_that_it_is_free(place)
     names = [check_host(host) for host in hosts] or local_hosts()
-    now = dt.datetime.now(dt.UTC)
-    now_ms = time.time_ns() // 1_000_000
+    urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
     try:
-        for folder in (place.directory, place.root_key.parent, place.trusted_keys, place.ek_store, place.bus):
-            make_directory(folder)
-        write_new(place.cluster_secret, secrets.token_bytes(SECRET_BYTES))
-        installation = secrets.token_hex(16)
-        name = f"attestream-{installation[:8]}"
-        make_bus_keys(place, name=name, now=now_ms // 1000)
-        _make_trust(place, installation, operator, now_ms)
-        authority = Authority(place.tls)
-        authority.make(f"{name} CA", now)
-        authority.issue(authority.server, "bus", names, now)
-        made = make_servers(place, servers, now, hosts=hosts, on_host=on_host) if servers else []
-        urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
+        name = _make_keys(place, operator)
+        made = _make_certificates(place, name, names, servers, hosts, on_host)
         equip(place, operator, place.operator(operator), urls)
         # Last, so that an interrupted initialisation does not look finished.
         write_new(
@@ -99,6 +88,36 @@ def initialise(
         place.bus,
         *made,
     ]
+
+
+def _make_keys(place: Installation, operator: str) -> str:
+    """Make the directories and every key that is no certificate's; return the installation's name."""
+    now_ms = time.time_ns() // 1_000_000
+    for folder in (place.directory, place.root_key.parent, place.trusted_keys, place.ek_store, place.bus):
+        make_directory(folder)
+    write_new(place.cluster_secret, secrets.token_bytes(SECRET_BYTES))
+    installation = secrets.token_hex(16)
+    name = f"attestream-{installation[:8]}"
+    make_bus_keys(place, name=name, now=now_ms // 1000)
+    _make_trust(place, installation, operator, now_ms)
+    return name
+
+
+def _make_certificates(
+    place: Installation,
+    name: str,
+    local: Sequence[str],
+    servers: Sequence[Server],
+    hosts: Sequence[str],
+    on_host: Path | None,
+) -> list[Path]:
+    """Make the authority, the certificate of the bus on this machine, which is good for ``local``, and the directories of
+    ``servers``; return those."""
+    now = dt.datetime.now(dt.UTC)
+    authority = Authority(place.tls)
+    authority.make(f"{name} CA", now)
+    authority.issue(authority.server, "bus", local, now)
+    return make_servers(place, servers, now, hosts=hosts, on_host=on_host) if servers else []
 
 
 def _see_that_it_is_free(place: Installation) -> None:

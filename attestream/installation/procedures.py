@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import BusError, ConfigError
@@ -29,6 +30,9 @@ from attestream.installation.rotation import (
 )
 from attestream.installation.servers import refresh_identities
 from schemas.roles import Role
+
+_OWN_OVERLAP_S: Final = 60
+"""Seconds for which the identity that replaces the key of the bus's own account must go on, to be replaced itself."""
 
 
 async def rotate_role(
@@ -89,12 +93,19 @@ async def rotate_system(place: Installation, urls: Sequence[str], *, overlap_s: 
     """
     now = int(time.time())
     issuer = NKey.generate(Kind.ACCOUNT)
+    path = place.system_token
     try:
         async with accounts(place, urls) as access:
-            current = await access.current(place.system_token)
-            token = successor(place, current, SYSTEM, issuer, until=now + overlap_s if overlap_s else 0, now=now)
-            await access.put(place.system_token, token)
+            until = now + (overlap_s or _OWN_OVERLAP_S)
+            token = successor(place, await access.current(path), SYSTEM, issuer, until=until, now=now)
+            await access.put(path, token)
             take_system_issuer(place, issuer, token, now=now)
+        if not overlap_s:
+            # Only who comes with the new identity can end the old one.
+            async with accounts(place, urls) as access:
+                account = await access.current(path)
+                if (alone := pruned(place, account, now=until)) is not None:
+                    await access.put(path, alone)
         rendered = _rendered(place)
     except OSError as error:
         raise ConfigError(f"the bus's own key can not be replaced: {error}") from error

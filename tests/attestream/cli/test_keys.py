@@ -193,6 +193,25 @@ def test_a_rotation_gives_no_revoked_identity_its_life_back(running: Running) ->
         again.kill()
 
 
+def test_the_key_of_the_buss_own_account_has_an_overlap_too(running: Running) -> None:
+    place, run = running.place, running.run
+    old = copied(place.system_credentials)
+    ran = run("keys", "rotate", "system", "--overlap", "1s")
+    assert ran.code == 0, ran.err
+    assert running.log_in(old)
+    assert running.log_in(place.system_credentials)
+    deadline = time.monotonic() + 20
+    while not any("gone" in line for line in run("keys", "prune", "--json").json["done"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not running.log_in(old)
+    # Whoever rotates it at once is cut off with all others, and has a new identity.
+    old = copied(place.system_credentials)
+    assert run("keys", "rotate", "system", "--at-once").code == 0
+    assert not running.log_in(old)
+    assert run("keys", "rotate", "agent", "--overlap", "1h").code == 0
+
+
 def test_servers_of_their_own_must_run_while_accounts_are_changed(running: Running) -> None:
     assert running.run("servers", "make", "bus.example").code == 0
     running.server.kill()
