@@ -17,6 +17,8 @@ MIN_PASSPHRASE: Final = 12
 """Fewest characters of a passphrase."""
 
 MAX_BYTES: Final = 16 << 20
+MAX_FILE_BYTES: Final = MAX_BYTES + 1024
+"""What that is at most when it is encrypted."""
 
 _HEADER: Final = b"attestream/keys/1\n"
 _SALT: Final = 16
@@ -55,7 +57,7 @@ def unseal(data: bytes, passphrase: str) -> list[KeyFile]:
     :raises SignatureError: the passphrase is another one, or ``data`` was altered.
     """
     start = len(_HEADER)
-    if not data.startswith(_HEADER) or not start + _SALT + _NONCE < len(data) <= MAX_BYTES + 1024:
+    if not data.startswith(_HEADER) or not start + _SALT + _NONCE < len(data) <= MAX_FILE_BYTES:
         raise MalformedError("not the keys of a backup")
     salt, nonce = data[start : start + _SALT], data[start + _SALT : start + _SALT + _NONCE]
     head, body = data[: start + _SALT + _NONCE], data[start + _SALT + _NONCE :]

@@ -15,7 +15,7 @@ import click
 from attestream.cli import output
 from attestream.cli.keys import installed
 from attestream.cli.session import URL_VARIABLE, Session, complete, json_option, pass_session
-from attestream.errors import ConfigError
+from attestream.errors import ConfigError, MalformedError
 from schemas.roles import Role
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def keys(session: Session, directory: Path, passphrase_file: Path | None, as_jso
     target = session.directory()
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} is not empty, and nothing is overwritten", remedy="Choose another --data-dir.")
+    if entry.size > sealed.MAX_FILE_BYTES:
+        raise MalformedError(f"{directory / entry.file} is larger than keys can be")
     with contents.reading(directory, entry) as part:
         data = part.read()
     files = sealed.unseal(data, _read_passphrase(passphrase_file, confirm=False))

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from attestream.clock import unix_ms
-from attestream.errors import AttestreamError, MalformedError, TimedOutError
+from attestream.errors import AttestreamError, MalformedError, StaleRosterError, TimedOutError
 from schemas import subjects
 from schemas.base import SchemaError, decode
 from schemas.commands import Command, Outcome, about
@@ -107,6 +107,12 @@ class Commander:
         try:
             await self._bus.trust.author(self._inbox, message.data, message.headers, unix_ms(), (Role.VERIFIER,))
             outcome = decode(message.data, Outcome)
+        except StaleRosterError as error:
+            # Whoever waits is to hear why, and not that nobody has answered.
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+            return
         except (AttestreamError, SchemaError) as error:
             _log.error("an outcome is not believed: %s", error)
             return

@@ -16,6 +16,7 @@ from attestream.config import TrustConfig
 from attestream.errors import BusError, ConfigError, StaleRosterError
 from schemas import subjects, topology
 from schemas.base import encode
+from schemas.commands import Outcome, StopAgent
 from schemas.events import Result, Revocation, Signed, Standing
 from schemas.roles import Role
 from services.agent.belief import by_roster
@@ -170,6 +171,25 @@ async def test_results_are_an_error_and_not_merely_left_out(reader, bus, keys, l
     await bus.publish_durable(subject, message, message_id="1", headers=signing.sign(subject, encode(message)))
     with pytest.raises(StaleRosterError):
         await believed(reader, await last_messages(reader, topology.RESULTS.name, [subject]))
+
+
+async def test_who_has_given_a_command_is_told_why_its_outcome_is_not_believed(nats_server, bus, keys, later):
+    await keys.publish(bus)
+    later.ahead_ms = 2 * HOUR_MS
+    signing = keys.trust("verifier")
+    signing.take(keys.signed)
+
+    async def execute(message):
+        place = message.headers[subjects.HEADER_REPLY_TO]
+        data = encode(Outcome(command_id="one", ok=True))
+        await bus.nc.publish(place, data, headers=signing.sign(place, data))
+
+    await bus.subscribe(subjects.COMMAND_IN, execute)
+    await bus.nc.flush()
+    trust = keys.trust("alice", clock=later, max_age_ms=HOUR_MS)
+    async with connect_client(nats_server.url, trust=trust, timeout_s=0.3) as client:
+        with pytest.raises(StaleRosterError):
+            await client.command(StopAgent(command_id="one", agent_id="a"), timeout_s=30)
 
 
 def test_the_limit_is_on_by_default_and_can_not_be_shorter_than_what_clocks_and_replicas_need(keys):
