@@ -98,7 +98,10 @@ class Site:
         for left in reversed(range(_PROVISION_ATTEMPTS)):
             try:
                 await topology.provision(
-                    loaded.bus.settings(str(Role.PROVISIONER)), replicas=self.replicas, sizes=loaded.limits.sizes()
+                    loaded.bus.settings(str(Role.PROVISIONER)),
+                    replicas=self.replicas,
+                    sizes=loaded.limits.sizes(),
+                    ages=loaded.retention.ages(),
                 )
                 break
             except BusError:  # a cluster that has just started has no leader yet

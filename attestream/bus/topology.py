@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from attestream.bus import jetstream, keyvalue
@@ -28,19 +28,27 @@ _BUCKET_DUPLICATES_S: Final = 30
 _LOOK_S: Final = 0.2
 
 
-async def prepare(bus: Bus, *, sizes: Mapping[str, int] | None = None, timeout_s: float = READY_S) -> None:
+async def prepare(
+    bus: Bus, *, sizes: Mapping[str, int] | None = None, ages: Mapping[str, int] | None = None, timeout_s: float = READY_S
+) -> None:
     """See to it that a service finds its streams: on an insecure bus make them, else wait for those of the provisioner.
 
     :raises ConfigError: the cluster is of another version or number of partitions.
     :raises BusError: the bus refuses or does not answer, or the streams are still missing after ``timeout_s`` seconds.
     """
     if bus.holder is None or bus.holder.role is Role.PROVISIONER:
-        await ensure_topology(bus, sizes=sizes)
+        await ensure_topology(bus, sizes=sizes, ages=ages)
     else:
         await topology_ready(bus, timeout_s=timeout_s)
 
 
-async def provision(settings: BusSettings, *, replicas: int = 1, sizes: Mapping[str, int] | None = None) -> None:
+async def provision(
+    settings: BusSettings,
+    *,
+    replicas: int = 1,
+    sizes: Mapping[str, int] | None = None,
+    ages: Mapping[str, int] | None = None,
+) -> None:
     """Connect with the provisioner's credentials in ``settings``, and make the streams or bring them into line.
 
     :raises ConfigError: the credentials are those of another role, or as :func:`ensure_topology` says.
@@ -55,7 +63,7 @@ async def provision(settings: BusSettings, *, replicas: int = 1, sizes: Mapping[
                 f"these are the credentials of {bus.holder.role} {bus.holder.name}, who may not make streams",
                 remedy="Name those of the provisioner: DIR/credentials/provisioner.creds.",
             )
-        await ensure_topology(bus, replicas=replicas, sizes=sizes)
+        await ensure_topology(bus, replicas=replicas, sizes=sizes, ages=ages)
     finally:
         await bus.close()
 
@@ -111,22 +119,29 @@ async def _missing(bus: Bus) -> str:
     return ""
 
 
-async def ensure_topology(bus: Bus, *, replicas: int = 1, sizes: Mapping[str, int] | None = None) -> None:
+async def ensure_topology(
+    bus: Bus, *, replicas: int = 1, sizes: Mapping[str, int] | None = None, ages: Mapping[str, int] | None = None
+) -> None:
     """Create what is missing, and change what differs from its declaration. Any number of services may do so at once.
 
     ``replicas`` is for what is created; more than a stream has raises its number, fewer leaves it as it is. ``sizes`` are
-    bytes by stream, from ``[limits]``; without them streams that exist keep their sizes.
+    bytes by stream, from ``[limits]``, and ``ages`` seconds by stream, from ``[retention]``, 0 for ever; without them
+    streams that exist keep what they have.
 
     :raises ConfigError: the cluster was initialised with another number of partitions, or the server has no room for streams
         of these sizes.
     :raises BusError: the server refuses, or does not answer.
     """
-    chosen = sizes or {}
-    configs = [stream_config(stream, chosen.get(stream.name, 0)) for stream in topology.STREAMS]
+    configs = [
+        stream_config(stream, (sizes or {}).get(stream.name, 0), (ages or {}).get(stream.name))
+        for stream in topology.STREAMS
+    ]
     configs += [bucket_config(bucket) for bucket in topology.BUCKETS]
     configs += [object_config(name) for name in topology.OBJECT_BUCKETS]
+    # What nobody has chosen stays as it is where there is a stream.
+    kept = [name for name, chosen in (("max_bytes", sizes), ("max_age", ages)) if chosen is None]
     try:
-        await asyncio.gather(*(_ensure(bus, config, replicas, resize=sizes is not None) for config in configs))
+        await asyncio.gather(*(_ensure(bus, config, replicas, kept) for config in configs))
     except ApiError as error:
         if error.err_code not in jetstream.NO_ROOM:
             raise
@@ -138,11 +153,13 @@ async def ensure_topology(bus: Bus, *, replicas: int = 1, sizes: Mapping[str, in
     await _ensure_partitions(bus)
 
 
-def stream_config(stream: topology.Stream, max_bytes: int = 0) -> dict[str, Any]:
-    """Return a stream's configuration as the JetStream API writes it; ``max_bytes`` 0 is its declared size."""
+def stream_config(stream: topology.Stream, max_bytes: int = 0, max_age_s: int | None = None) -> dict[str, Any]:
+    """Return a stream's configuration as the JetStream API writes it; ``max_bytes`` 0 is its declared size, ``max_age_s``
+    ``None`` its declared age.
+    """
     config = _base(stream.name, stream.doc, stream.subjects)
     config["retention"] = "workqueue" if stream.work_queue else "limits"
-    config["max_age"] = nanoseconds(stream.max_age_s)
+    config["max_age"] = nanoseconds(stream.max_age_s if max_age_s is None else max_age_s)
     config["max_bytes"] = max_bytes or stream.max_bytes or -1
     config["max_msg_size"] = stream.max_message_bytes or -1
     config["max_msgs_per_subject"] = 1 if stream.last_per_subject else stream.max_per_subject or -1
@@ -201,7 +218,7 @@ def _lifetimes(*, message_ttl: bool, marker_ttl_s: int) -> dict[str, Any]:
     return config
 
 
-async def _ensure(bus: Bus, config: dict[str, Any], replicas: int, *, resize: bool) -> None:
+async def _ensure(bus: Bus, config: dict[str, Any], replicas: int, kept: Sequence[str]) -> None:
     name = config["name"]
     try:
         answer = await jetstream.call(bus, f"STREAM.INFO.{name}")
@@ -218,8 +235,7 @@ async def _ensure(bus: Bus, config: dict[str, Any], replicas: int, *, resize: bo
         else:
             return
     existing: dict[str, Any] = answer["config"]
-    if not resize and "max_bytes" in config:
-        config = config | {"max_bytes": existing["max_bytes"]}
+    config = config | {name: existing[name] for name in kept if name in config and name in existing}
     wanted = existing | config | {"num_replicas": max(replicas, existing.get("num_replicas", 1))}
     # The server notes things of its own there; and where a stream is stored can not be changed.
     wanted |= {"metadata": (existing.get("metadata") or {}) | config["metadata"], "storage": existing["storage"]}

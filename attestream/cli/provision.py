@@ -28,8 +28,14 @@ def provision(session: Session, replicas: int) -> None:
 
     place = Installation(session.directory())
     named = session.config or config.path_from(session.environment) or (place.config_file if place.exists else None)
-    sizes = config.load(named, session.environment).limits.sizes()
+    loaded = config.load(named, session.environment)
     if session.credentials is None and place.credentials(Role.PROVISIONER).exists():
         session = session._replace(credentials=place.credentials(Role.PROVISIONER))
-    complete(topology.provision(session.bus().settings("attestream-cli"), replicas=replicas, sizes=sizes))
+    work = topology.provision(
+        session.bus().settings("attestream-cli"),
+        replicas=replicas,
+        sizes=loaded.limits.sizes(),
+        ages=loaded.retention.ages(),
+    )
+    complete(work)
     click.echo("the streams are as this version declares them")

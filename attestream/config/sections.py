@@ -23,9 +23,14 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 PersistentHandle = Annotated[str, Meta(pattern=r"^(0x81[0-9a-fA-F]{6})?\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 ROSTER_MAX_AGE_S = 3_600
 """Seconds for which a roster counts by default after a registrar has last vouched for it."""
+
+
+LEAST_RECORD_DAYS = 7
+"""A notifier, an agent or a subscriber may be away for that long and miss nothing."""
 
 
 class DatabaseUrl(str):
@@ -324,6 +329,39 @@ class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         return {name: count << 20 for name, count in mebibytes.items()}
 
 
+class RetentionConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[retention]``: for how long the bus keeps what it has stored (docs/limits.md)."""
+
+    events_days: Days = 400
+    """Days of the record; from 7, or 0 for ever; default 400."""
+    revocations_days: Days = 400
+    """Days of revocations; from 7, or 0 for ever; default 400."""
+    dead_days: Days = 30
+    """Days of messages that could not be processed; 0: for ever; default 30."""
+    archive_days: Days = 400
+    """Most days of kept evidence and of its index, whatever a policy says; 0: as its policy says; default 400."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would take away what somebody who was away for a few days has to read.
+
+        :raises ValueError: an age is too low.
+        """
+        for name in ("events_days", "revocations_days"):
+            if 0 < getattr(self, name) < LEAST_RECORD_DAYS:
+                raise ValueError(f"`{name}` is less than {LEAST_RECORD_DAYS}; 0 is for ever")
+
+    def ages(self) -> dict[str, int]:
+        """Return the seconds that each stream keeps a message, by the stream's name; 0: for ever."""
+        days = {
+            "EVENTS": self.events_days,
+            "REVOCATIONS": self.revocations_days,
+            "DEAD": self.dead_days,
+            "ARCHIVE": self.archive_days,
+            "OBJ_evidence": self.archive_days,
+        }
+        return {name: count * 86_400 for name, count in days.items()}
+
+
 class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -335,6 +373,7 @@ class Config(Section, kw_only=True, frozen=True, forbid_unknown_fields=True):
     notifier: NotifierConfig = NotifierConfig()
     agent: AgentConfig = AgentConfig()
     limits: LimitsConfig = LimitsConfig()
+    retention: RetentionConfig = RetentionConfig()
 
 
 def _for_service(credentials: Path | None, name: str) -> Path | None:

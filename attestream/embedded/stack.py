@@ -123,7 +123,9 @@ async def provision(place: Installation, environment: Mapping[str, str]) -> None
     from attestream.installation.live import publish_roster
 
     loaded = config.load(place.config_file, environment)
-    await topology.provision(loaded.bus.settings(str(Role.PROVISIONER)), sizes=loaded.limits.sizes())
+    await topology.provision(
+        loaded.bus.settings(str(Role.PROVISIONER)), sizes=loaded.limits.sizes(), ages=loaded.retention.ages()
+    )
     await publish_roster(place, loaded.bus.urls)
 
 

@@ -38,7 +38,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     trust = configured(msgspec.structs.replace(config.trust, roster_max_age_s=0), config.notifier.signing_key_file)
     bus = await connect(config.bus.settings("notifier"))
     try:
-        await prepare(bus, sizes=config.limits.sizes())
+        await prepare(bus, sizes=config.limits.sizes(), ages=config.retention.ages())
         await trust.start(bus)
         async with notifying(bus, config.notifier, signer), watching(bus, config.limits):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))

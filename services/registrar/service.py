@@ -53,7 +53,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     trust = configured(msgspec.structs.replace(config.trust, roster_max_age_s=0), config.registrar.signing_key_file)
     bus = await connect(config.bus.settings("registrar"))
     try:
-        await prepare(bus, sizes=config.limits.sizes())
+        await prepare(bus, sizes=config.limits.sizes(), ages=config.retention.ages())
         await trust.start(bus)
         async with serving(bus, config.registrar, limits=config.limits):
             _log.info("ready; EK policy: %s", config.registrar.accept_ek)

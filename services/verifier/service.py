@@ -47,7 +47,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
         await migrate(engine, "services.verifier.migrations")
         bus = await connect(config.bus.settings("verifier"))
         try:
-            await prepare(bus, sizes=config.limits.sizes())
+            await prepare(bus, sizes=config.limits.sizes(), ages=config.retention.ages())
             await trust.start(bus)
             store = Store(engine)
             worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)

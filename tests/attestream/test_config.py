@@ -111,3 +111,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
             after = source.split(f"    {field.name}: ", 1)[1]
             doc = after.split('"""', 2)[1]
             assert "default" in doc.lower(), f"{section.name}.{field.name}"
+
+
+def test_retention_is_for_ever_or_long_enough_for_who_was_away(tmp_path: Path) -> None:
+    ages = config.load(write(tmp_path, "[retention]\nevents_days=0\ndead_days=1"), {}).retention.ages()
+    assert (ages["EVENTS"], ages["DEAD"], ages["OBJ_evidence"]) == (0, 86_400, 400 * 86_400)
+    for name in ("events_days", "revocations_days"):
+        with pytest.raises(ConfigError, match=name):
+            config.load(write(tmp_path, f"[retention]\n{name}=6"), {})

@@ -21,6 +21,7 @@ from devtools.secure_bus import secure_installation, secure_server
 from schemas import subjects, topology
 from schemas.roles import Role
 
+DAY_S = 86_400
 CONFIGS = (
     [stream_config(stream) for stream in topology.STREAMS]
     + [bucket_config(bucket) for bucket in topology.BUCKETS]
@@ -52,10 +53,24 @@ async def test_stream_is_brought_into_line_and_keeps_its_messages(bus):
     await jetstream.call(
         bus, "STREAM.UPDATE.EVENTS", info["config"] | {"max_age": 3_600_000_000_000, "max_bytes": 1_000_000}
     )
-    await ensure_topology(bus, sizes={})
+    await ensure_topology(bus, sizes={}, ages={})
     after = await jetstream.call(bus, "STREAM.INFO.EVENTS")
     assert after["config"] == info["config"]
     assert after["state"]["messages"] == 1
+
+
+async def test_ages_are_those_that_were_chosen_and_stay_when_nobody_chooses(bus):
+    async def ages():
+        infos = [await jetstream.call(bus, f"STREAM.INFO.{name}") for name in ("EVENTS", "DEAD", "EVIDENCE")]
+        return [info["config"]["max_age"] // 10**9 for info in infos]
+
+    declared = [400 * DAY_S, 30 * DAY_S, DAY_S]
+    assert await ages() == declared
+    await ensure_topology(bus, ages={"EVENTS": 7 * DAY_S, "DEAD": 0})
+    await ensure_topology(bus)
+    assert await ages() == [7 * DAY_S, 0, DAY_S]
+    await ensure_topology(bus, ages={})
+    assert await ages() == declared
 
 
 async def test_cluster_of_another_partition_count_is_refused(bus):
