@@ -27,6 +27,7 @@ from services.verifier.desk import Desk
 from services.verifier.holdings import Holdings, quietly
 from services.verifier.journal import Journal
 from services.verifier.lease import boot_clock
+from services.verifier.memory import give_back_now_and_then
 from services.verifier.partition import Services
 from services.verifier.plan import Planner
 from services.verifier.policies import Policies
@@ -156,6 +157,7 @@ class Worker:
                 group.create_task(self._stay_alive())
                 group.create_task(self._take_part())
                 group.create_task(self._recover())
+                group.create_task(give_back_now_and_then())
         finally:
             forget()
 
