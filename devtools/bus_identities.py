@@ -78,7 +78,9 @@ async def renewed(bus: Bus, agent_id: str, key: NKey, *, signer: NKey | None = N
     return (await bus.request(subjects.renewal(agent_id), request, Renewed, timeout_s=30)).bus_token
 
 
-async def put_on_record(verifier: Bus, agent_id: str, kind: EventKind) -> None:
+async def put_on_record(verifier: Bus, agent_id: str, kind: EventKind, *, recovery: str = "") -> None:
     """Say as a verifier what has happened to an agent."""
-    event = Event(id=f"{kind}:{agent_id}:{time.monotonic_ns()}", kind=kind, agent_id=agent_id, at=unix_ms())
+    event = Event(
+        id=f"{kind}:{agent_id}:{time.monotonic_ns()}", kind=kind, agent_id=agent_id, at=unix_ms(), recovery=recovery
+    )
     await verifier.publish_durable(subjects.event(kind, agent_id), event, message_id=event.id)

@@ -178,6 +178,7 @@ EVENTS: Final[tuple[Message, ...]] = (
         worker="w1",
         fence=9,
         cause_at=_AT - 5,
+        recovery="operator",
     ),
     events.Result(
         agent_id=_AGENT,

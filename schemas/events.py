@@ -145,6 +145,8 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     """Fencing token of the partition's owner; 0 for the registrar's events."""
     cause_at: int = 0
     """Unix time in milliseconds at which the evidence behind it was received."""
+    recovery: str = ""
+    """Of a failure, who ends it by the policy: ``operator``, or ``automatic``, the next good appraisal."""
 
 
 class Result(Message, kw_only=True, frozen=True, tag="result"):

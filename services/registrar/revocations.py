@@ -165,7 +165,9 @@ class Revocations:
         if subjects.event(event.kind, event.agent_id) != delivery.subject:
             raise MalformedError(f"the event on {delivery.subject} is about something else")
         # Deliveries may come late and out of order, what the record says now counts; a server that lags may not have it yet.
-        decision = standing.decided_by(event.kind, delivery.sequence)
+        decision = standing.decided_by(event.kind, delivery.sequence, recovery=event.recovery)
+        if decision is standing.UNDECIDED:
+            return
         if delivery.deliveries > 1 or not decision.blocked or event.kind is EventKind.DELETED:
             decision = decision.after(await standing.on_record(self._bus, event.agent_id))
         now = self._clock()

@@ -1,7 +1,8 @@
 """Whether an agent may have an identity on the bus: what the record says, and what of it is kept here.
 
-The last deciding event counts. A failure or a deletion blocks the agent; only what an operator does (or a policy that lets
-agents recover by themselves) lifts the block. An agent of which the record tells nothing of this kind is not blocked.
+The last deciding event counts. A failure or a deletion blocks the agent; only what an operator does lifts the block. Under a
+policy that lets agents recover by themselves a failure does not block. An agent of which the record tells nothing of this
+kind is not blocked.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from attestream.bus.stored import Stored, get_batch
 from attestream.database.statements import insert_missing
 from attestream.errors import AttestreamError, BusError
 from schemas import subjects, topology
-from schemas.events import EventKind
+from schemas.base import Decoder, SchemaError
+from schemas.events import Event, EventKind
 from services.registrar.tables import standing
 
 _log = logging.getLogger(__name__)
+_EVENT: Final = Decoder[Event](Event)
 
 BLOCKING: Final = (EventKind.FAILED, EventKind.DELETED, EventKind.IDENTITY_DELETED)
 LIFTING: Final = (EventKind.ADDED, EventKind.UPDATED, EventKind.STARTED, EventKind.RECOVERED)
@@ -55,8 +58,11 @@ class Decision(NamedTuple):
 UNDECIDED: Final = Decision(0, False, "")
 
 
-def decided_by(kind: EventKind, sequence: int) -> Decision:
-    """Return what an event of a deciding kind means."""
+def decided_by(kind: EventKind, sequence: int, *, recovery: str = "") -> Decision:
+    """Return what an event of a deciding kind means; ``recovery`` is the event's. A failure that the next good appraisal
+    ends decides nothing: who is off the bus can not be appraised."""
+    if kind is EventKind.FAILED and recovery == "automatic":
+        return UNDECIDED
     return Decision(sequence, kind in BLOCKING, str(kind), kind is EventKind.FAILED)
 
 
@@ -99,10 +105,11 @@ async def _believed(bus: Bus, kind: EventKind, event: Stored) -> Decision:
     it may hide another."""
     try:
         await bus.trust.author_of(event)
-    except AttestreamError as error:
-        _log.warning("event %d on %s is not believed: %s", event.sequence, event.subject, error.message)
+        recovery = _EVENT.decode(event.data).recovery if kind is EventKind.FAILED else ""
+    except (AttestreamError, SchemaError) as error:
+        _log.warning("event %d on %s is not believed: %s", event.sequence, event.subject, error)
         return decided_by(kind, event.sequence) if kind in BLOCKING else UNDECIDED
-    return decided_by(kind, event.sequence)
+    return decided_by(kind, event.sequence, recovery=recovery)
 
 
 async def kept(connection: AsyncConnection, agent_id: str) -> Decision:

@@ -105,6 +105,7 @@ class Journal:
             worker=self._worker,
             fence=partition.fence.token,
             cause_at=cause_at,
+            recovery=attester.policy.recovery if kind is EventKind.FAILED else "",
         )
         # Whether it is on the record is not known until its receipt is here; if none comes, a later event settles it.
         partition.unsettled.add(attester.agent_id)

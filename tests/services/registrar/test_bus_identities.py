@@ -117,6 +117,25 @@ async def registered(connection, agent_id, key, *, now, lifetime_s) -> int:
     return outcome
 
 
+async def test_a_failure_that_a_good_appraisal_ends_leaves_the_agent_where_it_can_be_asked(
+    bus, config, connected, enrolment, verifier, make_agent
+):
+    keys = {name: user() for name in ("recovers", "stays-out")}
+    async with serving(bus, config):
+        mine = {}
+        for name, key in keys.items():
+            token = (await enrolled(enrolment, make_agent(name), key)).bus_token
+            mine[name] = await connected(Credentials(token, key))
+        await put_on_record(verifier, "recovers", EventKind.FAILED, recovery="automatic")
+        await put_on_record(verifier, "stays-out", EventKind.FAILED, recovery="operator")
+        await eventually(lambda: mine["stays-out"].nc.is_closed, 30)
+        assert mine["recovers"].nc.is_connected
+        assert read(await renewed(mine["recovers"], "recovers", keys["recovers"])).subject == keys["recovers"].public
+        # Under another policy it is cut off as everybody.
+        await put_on_record(verifier, "recovers", EventKind.FAILED, recovery="operator")
+        await eventually(lambda: mine["recovers"].nc.is_closed, 30)
+
+
 async def test_whole_life_of_an_identity(bus, config, connected, enrolment, verifier, make_agent, engine):
     agent, key = make_agent("host.one"), user()
     async with serving(bus, config):
