@@ -1,10 +1,15 @@
-"""``python -m fuzz [--seconds N] [--only NAME,...] [--corpus DIR]``: every target in turn; exit code 1 after a breach."""
+"""``python -m fuzz [--seconds N] [--only NAME,...] [--corpus DIR]``: every target, one on each processor at a time.
+
+The exit code is 1 after a breach.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fuzz.targets import TARGETS
@@ -23,9 +28,10 @@ def main() -> int:
     unknown = chosen - {target.name for target in TARGETS}
     if unknown:
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(target.name for target in TARGETS)}")
-    failed = [
-        target.name for target in TARGETS if target.name in chosen and not _run(target.name, options.seconds, options.corpus)
-    ]
+    names = [target.name for target in TARGETS if target.name in chosen]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = list(pool.map(lambda name: _run(name, options.seconds, options.corpus), names))
+    failed = [name for name, good in zip(names, passed, strict=True) if not good]
     print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Final
 
 from attestream.errors import AttestreamError
-from fuzz.targets import Target
+from fuzz.target import Target
 from schemas.base import SchemaError
 
 SECONDS_PER_MEGABYTE: Final = 1.0

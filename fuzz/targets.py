@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from cryptography import x509
@@ -40,16 +40,9 @@ from devtools.evm_signature import evm_fields, ima_digest
 from devtools.sample_boot import sample_boot
 from devtools.soft_tpm import SoftTpm
 from devtools.uki_boot import direct_boot, firmware, uki_boot
+from fuzz.documents import DOCUMENTS, whole_policy
+from fuzz.target import Target
 from schemas import attestation, base, commands, enrolment, events
-
-
-class Target(NamedTuple):
-    """A parser and inputs that it takes."""
-
-    name: str
-    run: Callable[[bytes], object]
-    seeds: Callable[[], list[bytes]]
-
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1())
 _USER: Final = NKey.generate(Kind.USER)
@@ -94,7 +87,8 @@ def _policies() -> list[bytes]:
                 "pcrs": {"7": ["00" * 32]},
                 "runtime": {"digests": {"/bin/ls": ["sha256:" + "ab" * 32]}, "excludes": ["/var/cache/.*"]},
             }
-        ).encode()
+        ).encode(),
+        json.dumps(whole_policy()).encode(),
     ]
 
 
@@ -214,8 +208,9 @@ TARGETS: Final = (
     Target(
         "allowlist", lambda data: convert_allowlist(data.decode("utf-8", "replace")), lambda: [b"ab" * 32 + b"  /bin/ls"]
     ),
+    *DOCUMENTS,
 )
-"""Every parser that reads what others send."""
+"""Every parser that reads what others send or have written."""
 
 
 def named(name: str) -> Target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -112,7 +113,7 @@ def read(directory: Path, roots: TrustedKeys | None) -> Exported:
     """
     try:
         proof = msgspec.json.decode(_file(directory, PROOF, _SMALL), type=Proof)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MalformedError(f"{directory / PROOF} can not be read: {error}") from error
     if proof.format != FORMAT:
         raise MalformedError(f"the format of {directory} is {proof.format[:40]!r}; this version reads {FORMAT}")
@@ -153,7 +154,8 @@ def _file(directory: Path, name: str, limit: int) -> bytes:
     path = directory / name
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # Room is made for as much as is asked for, and the limit is far above what is usually there.
+            data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
         raise MalformedError(f"{path} can not be read: {error.strerror}", remedy="Export the evidence anew.") from error
     if len(data) > limit:

@@ -174,7 +174,7 @@ def certificate_in(signature: EnvelopeSignature) -> x509.Certificate | None:
         return None
     try:
         return x509.load_pem_x509_certificate(base64.b64decode(signature.keyid, validate=True))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, x509.InvalidVersion):
         return None
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from attestream.errors import MalformedError
 from fuzz.limits import LimitError, check, check_memory
-from fuzz.targets import TARGETS, Target, named
+from fuzz.target import Target
+from fuzz.targets import TARGETS, named
 
 
 def target(run):

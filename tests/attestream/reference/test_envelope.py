@@ -138,3 +138,14 @@ def test_a_certificate_must_be_issued_by_a_trusted_one():
 def test_a_certificate_of_another_key_is_not_sent():
     with pytest.raises(AttestreamError, match="does not belong"):
         sign_envelope(b"document", KEYS[1], certificate=certificate(KEYS[2]))
+
+
+def test_a_certificate_of_no_known_version_is_none():
+    der = certificate(KEYS[1]).public_bytes(Encoding.DER)
+    version = b"\xa0\x03\x02\x01\x02"
+    assert version in der
+    odd = base64.encodebytes(der.replace(version, b"\xa0\x03\x02\x01\x06", 1))
+    keyid = base64.b64encode(b"-----BEGIN CERTIFICATE-----\n" + odd + b"-----END CERTIFICATE-----\n").decode()
+    document = {"payload": "", "payloadType": "a", "signatures": [{"sig": "", "keyid": keyid}]}
+    with pytest.raises(SignatureError, match="has no certificate"):
+        certified_keys(parse_envelope(json.dumps(document).encode()), [certificate(KEYS[1])], NOW)
