@@ -130,7 +130,7 @@ async def _stage(parts: Stack, bus: Bus, fleet: Simulator, added: range, interva
     async def judged() -> bool:
         return await results(bus) == agents
 
-    await until(judged, f"{agents} agents have a result", pause_s=0.1, timeout_s=_PATIENCE_S)
+    await until(judged, f"{agents} agents have a result", pause_s=0.2, timeout_s=_PATIENCE_S)
     taken_in = time.monotonic() - began
     # The registrar reads of each who was added, a little later.
     await until(partial(_read, parts, fleet), "the registrar has read the record", pause_s=0, timeout_s=_PATIENCE_S)
@@ -148,7 +148,7 @@ async def _stage(parts: Stack, bus: Bus, fleet: Simulator, added: range, interva
         gap_p50_s=gaps[0],
         gap_p99_s=gaps[1],
         held=holding,
-        lapses=await lapses(bus),
+        lapses=await lapses(parts),
         loaded_s=loaded,
         ready_s=ready,
         again_s=again,

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from attestream.bus import jetstream
 from attestream.bus.connection import Bus
+from attestream.bus.stored import get_batch
 from bench.machine import unique_bytes
 from bench.stack import Simulator, Stack
 from schemas import subjects, topology
@@ -86,20 +87,26 @@ async def held(parts: Stack, bus: Bus) -> Held:
     )
 
 
-async def lapses(bus: Bus) -> int:
+async def lapses(parts: Stack) -> int:
     """Return how often an agent became unreachable or its result lapsed."""
-    kinds = (EventKind.UNREACHABLE, EventKind.LAPSED)
-    return sum([await _messages(bus, topology.EVENTS.name, subjects.events_of_kind(one)) for one in kinds])
+    total = 0
+    for kind in (EventKind.UNREACHABLE, EventKind.LAPSED):
+        start = 1
+        while True:
+            request = {"seq": start, "batch": 500, "next_by_subj": subjects.events_of_kind(kind)}
+            found = (await get_batch(parts.client.bus, topology.EVENTS.name, request)).messages
+            if not found:
+                break
+            total += len(found)
+            start = found[-1].sequence + 1
+    return total
 
 
 async def results(bus: Bus) -> int:
-    """Return how many agents have a result."""
-    return await _messages(bus, topology.RESULTS.name, subjects.RESULTS)
-
-
-async def _messages(bus: Bus, stream: str, subject: str) -> int:
-    state = (await jetstream.call(bus, f"STREAM.INFO.{stream}", {"subjects_filter": subject}))["state"]
-    return sum((state.get("subjects") or {}).values())
+    """Return how many agents have a result; see :func:`held` for ``bus``."""
+    state = (await jetstream.call(bus, f"STREAM.INFO.{topology.RESULTS.name}", {}))["state"]
+    # One message of each agent, and the fence of each partition.
+    return int(state["messages"]) - subjects.PARTITIONS
 
 
 def database(parts: Stack, name: str) -> Path:

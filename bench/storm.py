@@ -9,19 +9,18 @@ import os
 import time
 from typing import Final, NamedTuple
 
-from attestream.bus.stored import get_batch
 from attestream.clock import unix_ms
 from attestream.errors import BusError
 from bench.fleet import allow_files, make_agents, registrar
+from bench.holdings import lapses
 from bench.machine import cpu_seconds, unique_bytes
 from bench.report import Figure, Report, against
 from bench.stack import POLICY, Stack, stack, until
 from devtools.crowd import Crowd
 from devtools.pool import allowing
 from devtools.secure_bus import agent_identities
-from schemas import subjects, topology
 from schemas.commands import Attestation
-from schemas.events import EventKind, Standing
+from schemas.events import Standing
 
 AGENTS: Final = 10_000
 INTERVAL_MS: Final = 30_000
@@ -51,21 +50,6 @@ class Found(NamedTuple):
     server_cpu_s: float
     """That the new server had used by then."""
     refusals: int
-
-
-async def lapses(parts: Stack) -> int:
-    """Return how often an agent became unreachable or its result lapsed."""
-    total = 0
-    for kind in (EventKind.UNREACHABLE, EventKind.LAPSED):
-        start = 1
-        while True:
-            request = {"seq": start, "batch": 500, "next_by_subj": subjects.events_of_kind(kind)}
-            found = (await get_batch(parts.client.bus, topology.EVENTS.name, request)).messages
-            if not found:
-                break
-            total += len(found)
-            start = found[-1].sequence + 1
-    return total
 
 
 async def measure(count: int = AGENTS) -> Found:
