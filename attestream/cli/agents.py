@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NAMED = 20
+"""Agents that a remark names."""
+
 _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 
@@ -117,8 +120,15 @@ def list_(session: Session, standings: tuple[str, ...], as_json: bool) -> None:
     fleet = complete(_fleet(session))
     chosen = [each for each in fleet.agents if not standings or each.standing in standings]
     if as_json:
-        output.write_json({"agents": chosen, "verifier": fleet.verifier, "registrar": fleet.registrar})
+        answered = {"verifier": fleet.verifier, "registrar": fleet.registrar, "forgotten": fleet.forgotten}
+        output.write_json({"agents": chosen} | answered)
         return
+    if fleet.forgotten:
+        names = " ".join(fleet.forgotten[:_NAMED]) + (" ..." if len(fleet.forgotten) > _NAMED else "")
+        output.note(
+            f"nobody attests {len(fleet.forgotten)} agents that were added: the verifiers' database is older: {names}"
+        )
+        output.note("add them again with `attestream agent add`")
     if not fleet.verifier:
         output.note("no verifier answers: only results that are still valid and enrolments are shown")
     if not fleet.registrar:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,9 +19,9 @@ from schemas import subjects
 from schemas.base import Decoder, SchemaError
 from schemas.commands import AgentStatus, AgentStatusPage
 from schemas.enrolment import AgentQuery, AgentsQuery, Identity, IdentityPage
-from schemas.events import Finding, Result, Standing
+from schemas.events import EventKind, Finding, Result, Standing
 from schemas.roles import Role
-from schemas.topology import RESULTS
+from schemas.topology import EVENTS, RESULTS
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 PAGE: Final = 500
 """Agents asked for at a time."""
+
+SETTLED_MS: Final = 60_000
+"""An agent that was added less than so long ago may have its row yet to come."""
 
 _RESULT: Final = Decoder[Result](Result)
 _VERIFIER: Final = (Role.VERIFIER,)
@@ -68,6 +71,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the registrar answered."""
     rejected: list[str] = []
     """Subjects of results that are not believed: no verifier has signed them."""
+    forgotten: list[str] = []
+    """Agents that were put under attestation and that the verifiers' database does not know: it is older than the record.
+    Nobody attests them."""
 
 
 async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
@@ -84,12 +90,31 @@ async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
     rows = {status.agent_id: status for status in statuses or ()}
     enrolled = {identity.agent_id: identity for identity in identities or ()}
     ids = sorted({*results, *rows, *enrolled})
+    unknown = [id_ for id_ in ids if id_ not in rows] if statuses is not None else []
     return Fleet(
         agents=[view(id_, results.get(id_), rows.get(id_), enrolled.get(id_), complete=statuses is not None) for id_ in ids],
         verifier=statuses is not None,
         registrar=identities is not None,
         rejected=rejected,
+        forgotten=await _forgotten(bus, unknown, now) if unknown else [],
     )
+
+
+async def _forgotten(bus: Bus, agent_ids: Collection[str], now: int) -> list[str]:
+    """Return those of ``agent_ids`` that a verifier has put under attestation, and none has deleted since."""
+    from attestream.bus.stored import last_messages
+
+    last: dict[str, int] = {}
+    for kind in (EventKind.ADDED, EventKind.DELETED):
+        subject_of = {subjects.event(kind, agent_id): agent_id for agent_id in agent_ids}
+        stored, _ = await believed(bus, await last_messages(bus, EVENTS.name, list(subject_of)))
+        for message in stored:
+            agent_id = subject_of[message.subject]
+            if kind is EventKind.ADDED and message.at < now - SETTLED_MS:
+                last[agent_id] = message.sequence
+            elif kind is EventKind.DELETED and message.sequence > last.get(agent_id, 0):
+                last.pop(agent_id, None)
+    return sorted(last)
 
 
 async def agent(bus: Bus, agent_id: str, *, now: int, timeout_s: float) -> AgentView:
@@ -175,7 +200,7 @@ def standing(result: Result | None, status: AgentStatus | None, *, enrolled: boo
 
 
 async def believed(bus: Bus, stored: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
-    """Return those of the stored results that a verifier has signed, and the subjects of the others."""
+    """Return those of the stored results or events that a verifier has signed, and the subjects of the others."""
     kept, rejected = [], []
     for count, message in enumerate(stored):
         if count % _AT_ONCE == 0:
