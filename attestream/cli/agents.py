@@ -125,10 +125,8 @@ def list_(session: Session, standings: tuple[str, ...], as_json: bool) -> None:
         return
     if fleet.forgotten:
         names = " ".join(fleet.forgotten[:_NAMED]) + (" ..." if len(fleet.forgotten) > _NAMED else "")
-        output.note(
-            f"nobody attests {len(fleet.forgotten)} agents that were added: the verifiers' database is older: {names}"
-        )
-        output.note("add them again with `attestream agent add`")
+        output.note(f"nobody attests {len(fleet.forgotten)} agents that were added: {names}")
+        output.note("the verifiers' database is older than the record; add them again with `attestream agents add`")
     if not fleet.verifier:
         output.note("no verifier answers: only results that are still valid and enrolments are shown")
     if not fleet.registrar:
