@@ -92,6 +92,8 @@ def rotate(session: Session, what: str, overlap: int | None, at_once: bool, only
         raise click.UsageError(f"{what} has no overlap to choose")
     span_s = 0 if at_once else max(1, (overlap or milliseconds(OVERLAPS.get(what, "24h"))) // 1000)
     _tell(_rotated(session, place, what, span_s, only), as_json=as_json)
+    if not as_json and at_once and what != NONCES and only != "bus":
+        output.note("`attestream keys publish` asks a registrar whether it has the new roster")
     if not as_json and span_s and what not in (CA, NONCES, BUS_OPERATOR):
         output.note(f"the old keys count for {shown(span_s * 1000)} more; `attestream keys prune` removes them afterwards")
 
@@ -127,12 +129,10 @@ def prune(session: Session, as_json: bool) -> None:
 @json_option
 @pass_session
 def publish(session: Session, as_json: bool) -> None:
-    """Put this installation's roster on the bus, where every process looks for it."""
-    from attestream.installation.live import publish_roster
+    """Give this installation's roster to the bus, where every process looks for it, and ask a registrar if it has it."""
+    from attestream.cli.publishing import hand_in
 
-    place = installed(session)
-    complete(publish_roster(place, session.urls()))
-    _tell([f"the roster in {place.roster} is on the bus"], as_json=as_json)
+    _tell([complete(hand_in(session, installed(session), again=True))], as_json=as_json)
 
 
 @keys.command()

@@ -14,8 +14,9 @@ from attestream.cli import output
 from attestream.cli.durations import duration
 from attestream.cli.keys import installed
 from attestream.cli.output import write_json
+from attestream.cli.publishing import hand_in
 from attestream.cli.session import Session, complete, json_option, pass_session
-from attestream.errors import AttestreamError, ConfigError, SupersededError
+from attestream.errors import AttestreamError, ConfigError
 from schemas.roles import TENANTS, Role
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def add(session: Session, name: str, role: str, lifetime: int | None, target: Pa
     directory = (target or place.operator(name)).absolute()
     by, urls = _who(session, place), session.urls()
     made = add_person(place, Role(role), name, urls, by=by, now_ms=_now(), lifetime_ms=lifetime or 0, directory=directory)
-    said = complete(_published(session, place))
+    said = complete(hand_in(session, place))
     if as_json:
         write_json({"made": str(directory), "operator": _entry(made), "by": by, "notes": [said]})
         return
@@ -111,7 +112,7 @@ def approvals(session: Session, number: str | None, as_json: bool) -> None:
 
         place = _newest(session)
         roster = set_approvals(place, int(number), by=_who(session, place), now_ms=_now())
-        notes = [complete(_published(session, place))]
+        notes = [complete(hand_in(session, place))]
     if as_json:
         write_json({"policy_approvals": roster.policy_approvals, "notes": notes})
         return
@@ -141,35 +142,13 @@ async def _roster_of_bus(session: Session) -> Roster:
         return client.bus.trust.keyring.roster
 
 
-async def _published(session: Session, place: Installation) -> str:
-    """Give the bus the roster of ``place`` and return what has become of it, for people."""
-    from attestream.installation.live import publish_roster
-    from attestream.installation.roster import signed_roster
-
-    try:
-        async with session.client() as client:
-            await client.change_roster(signed_roster(place), timeout_s=session.timeout_s)
-    except SupersededError:
-        raise
-    except AttestreamError:
-        # No registrar, or no admin: whoever may write the bucket can do it too.
-        try:
-            await publish_roster(place, session.urls())
-        except AttestreamError as error:
-            return (
-                f"the bus does not have the new roster yet ({error.message}): "
-                "`attestream up`, `attestream keys publish` or the next change puts it there"
-            )
-    return "the bus has the new roster"
-
-
 async def _ended(
     session: Session, place: Installation, ended: list[RosterKey], urls: list[str]
 ) -> tuple[list[str], list[str]]:
     """Have the bus end what ``ended`` could do; return what was done and what remains to be done, for people."""
     from attestream.installation.staff import disconnect
 
-    said = await _published(session, place)
+    said = await hand_in(session, place)
     try:
         await disconnect(place, ended, urls)
     except AttestreamError as error:

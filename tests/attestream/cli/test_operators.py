@@ -13,6 +13,7 @@ import nats.errors
 import pytest
 
 from attestream.embedded.nats import NatsServer
+from attestream.embedded.stack import bus_environment, provision
 from attestream.installation.people import own_credentials
 from attestream.installation.places import Installation, locked
 from attestream.installation.roster import load_roster
@@ -169,6 +170,15 @@ def test_revoking_says_what_remains_when_a_key_for_it_is_away(running: Running) 
     away.rename(running.place.operator_signing_seed)
     assert running.run("operators", "revoke", "olga").code == 0
     assert not running.log_in(directory)
+
+
+def test_a_roster_that_no_registrar_has_confirmed_is_told_so(running: Running) -> None:
+    asyncio.run(provision(running.place, bus_environment(running.place, running.server)))
+    ran = running.run("operators", "add", "olga", "--role", "operator", "--output", str(running.hand_over / "olga"))
+    assert "no registrar has said so" in ran.out
+    assert "no registrar has said so" in running.run("keys", "publish").out
+    running.server.stop()
+    assert running.run("keys", "publish").code != 0
 
 
 def test_what_is_done_while_the_bus_is_down_holds_when_it_comes_back(running: Running) -> None:

@@ -62,6 +62,19 @@ def test_the_person_who_made_it_is_known_to_the_command_line(secure: SecureUp) -
     assert ran.returncode == 0, ran.stderr
 
 
+def test_a_registrar_confirms_that_it_has_the_roster(secure: SecureUp) -> None:
+    """A bus in strange hands could take a roster that revokes a key, and keep it back from whoever vouches for it."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "attestream.cli", "--data-dir", str(secure.place.directory), "keys", "publish", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ATTESTREAM_")},
+        check=False,
+    )
+    assert (ran.returncode, json.loads(ran.stdout)) == (0, {"done": ["a registrar has the new roster"]}), ran.stderr
+
+
 def test_whoever_made_it_steers_its_workers(secure: SecureUp) -> None:
     def workers(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
