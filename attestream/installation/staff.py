@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from attestream.credentials.account import revised
+from attestream.credentials.account import MAX_REVOKED, revised
 from attestream.credentials.nkey import Kind
+from attestream.credentials.token import Token
 from attestream.errors import ConfigError
 from attestream.installation.accounts import accounts
 from attestream.installation.bus_keys import load_seed
@@ -19,6 +22,9 @@ from attestream.installation.roster import load_root, load_roster, write_roster
 from attestream.trust.roster import add_key, require_approvals, revoke_key
 from schemas.roles import TENANTS, Role
 from schemas.trust import Roster, RosterKey
+
+_SKEW_S: Final = 3_600
+"""By how much the clocks of servers may be behind: an entry outlives the identity that it ends by so much."""
 
 
 def people(roster: Roster) -> list[RosterKey]:
@@ -82,9 +88,13 @@ def revoke_person(place: Installation, name: str, *, by: str, now_ms: int) -> li
 async def disconnect(place: Installation, ended: Sequence[RosterKey], urls: Sequence[str]) -> None:
     """End identities on the bus: its servers close the connections, and let nobody in with them again.
 
-    :raises ConfigError: the operator's signing key or the bus's own credentials are not here, or the bus is out of reach.
+    Entries of identities that have expired are not needed any more, and go.
+
+    :raises ConfigError: the operator's signing key or the bus's own credentials are not here, the bus is out of reach, or
+        the account has as many revoked identities as it can.
     :raises BusError: the bus refuses.
     """
+    ends = {key.bus_key: key.not_after for key in load_roster(place).keys if key.bus_key and key.not_after}
     signing = load_seed(place.operator_signing_seed, Kind.OPERATOR, "the bus operator's signing key")
     try:
         async with accounts(place, urls) as access:
@@ -94,11 +104,24 @@ async def disconnect(place: Installation, ended: Sequence[RosterKey], urls: Sequ
                 now = int(time.time())
                 # Servers keep the token with the later time.
                 issued = max(now, current.issued_at + 1)
-                token = revised(current, signing, revoke={key.bus_key: now}, since=0, now=issued)
+                token = revised(current, signing, revoke=_void(current, key, ends, now), since=sys.maxsize, now=issued)
                 if token is not None:
                     await access.put(path, token)
     except OSError as error:
         raise ConfigError(f"the accounts can not be changed: {error}") from error
+
+
+def _void(account: Token, key: RosterKey, ends: Mapping[str, int], now: int) -> dict[str, int]:
+    """Return what an account has to say of revoked identities when that of ``key`` is one; ``ends`` are in Unix ms."""
+    there: dict[str, int] = account.nats.get("revocations") or {}
+    wanted = {one: at for one, at in there.items() if one not in ends or ends[one] // 1000 + _SKEW_S > now}
+    wanted[key.bus_key] = max(now, wanted.get(key.bus_key, 0))
+    if len(wanted) > MAX_REVOKED:
+        raise ConfigError(
+            f"the account {account.name} has {MAX_REVOKED} revoked identities that have no end",
+            remedy=f"Replace the key that has issued them: `attestream keys rotate {key.role} --only bus --at-once`.",
+        )
+    return wanted
 
 
 def set_approvals(place: Installation, number: int, *, by: str, now_ms: int) -> Roster:
