@@ -90,6 +90,8 @@ class EventKind(enum.StrEnum):
     """A service's key was put into the roster. The subject's last token is the key's id."""
     KEY_REVOKED = "key-revoked"
     """A service's key was revoked. The subject's last token is the key's id."""
+    ROSTER_ROOT = "roster-root"
+    """A root key has given its place to another, whose id is the subject's last token."""
     ROSTER_APPROVALS = "roster-approvals"
     """It was changed how many people a policy needs (``detail``). The subject's last token is the installation's id."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from attestream.errors import MalformedError, SignatureError
-from attestream.signing import Signer, TrustedKeys, public_key
+from attestream.signing import Signer, TrustedKeys, key_id, public_key
 from schemas.base import SchemaError, decode
 from schemas.events import Signed
 from schemas.trust import RootVoucher, Roster
@@ -45,6 +45,21 @@ def follow(roots: TrustedKeys, vouchers: Iterable[Signed], installation: str) ->
             raise SignatureError(f"a root key vouches for another one in installation {voucher.installation[:64]!r} alone")
         roots = roots.succeeded(signed.key_id, public_key(voucher.successor))
     return roots
+
+
+def successions(roster: Roster) -> list[tuple[str, str]]:
+    """Return who has given its place to whom by the vouchers of a roster that was verified: ids of keys, the oldest first.
+
+    :raises MalformedError: a voucher vouches for no key.
+    """
+    found = []
+    for signed in roster.vouchers:
+        try:
+            voucher = decode(signed.payload, RootVoucher)
+        except SchemaError as error:
+            raise MalformedError(f"the roster carries a voucher that can not be read: {error}") from error
+        found.append((signed.key_id, key_id(public_key(voucher.successor))))
+    return found
 
 
 def open_roster(signed: Signed, roots: TrustedKeys) -> tuple[Roster, TrustedKeys]:

@@ -25,6 +25,7 @@ from attestream.trust import roster as rosters
 from attestream.trust.authority import CHANGE_ROSTER
 from attestream.trust.freshness import VOUCH_S
 from attestream.trust.keyring import ANYBODY, Author
+from attestream.trust.roots import successions
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError, encode
 from schemas.enrolment import Done
@@ -41,6 +42,7 @@ _ATTEMPTS: Final = 5
 
 _ADDED: Final = (EventKind.KEY_ADDED, EventKind.OPERATOR_ADDED)
 _REVOKED: Final = (EventKind.KEY_REVOKED, EventKind.OPERATOR_REVOKED)
+_ROSTER: Final = (EventKind.ROSTER_ROOT, EventKind.ROSTER_APPROVALS)
 _EVENT: Final = Decoder[Event](Event)
 _log = logging.getLogger(__name__)
 
@@ -159,6 +161,7 @@ class RosterKeeper:
         ]
         missing += self._left_out(recorded)
         events = [self._event(kind, key, author) for kind, key in missing]
+        events += self._successions(recorded, author)
         if (approvals := self._approvals(recorded, author)) is not None:
             events.append(approvals)
         if not events:
@@ -181,7 +184,7 @@ class RosterKeeper:
         return found
 
     async def _on_record(self) -> dict[tuple[EventKind, str], Event]:
-        filters = [subjects.events_of_kind(kind) for kind in (*_ADDED, *_REVOKED, EventKind.ROSTER_APPROVALS)]
+        filters = [subjects.events_of_kind(kind) for kind in (*_ADDED, *_REVOKED, *_ROSTER)]
         found = {}
         for stored in await last_messages(self._bus, topology.EVENTS.name, filters):
             try:
@@ -204,6 +207,22 @@ class RosterKeeper:
             actor_key=author.key_id,
             detail=f"{key.role} {key.name}",
         )
+
+    def _successions(self, recorded: dict[tuple[EventKind, str], Event], author: Author) -> list[Event]:
+        """Return what has to be recorded about root keys that have given their place to others."""
+        return [
+            Event(
+                id=f"{EventKind.ROSTER_ROOT}:{new}",
+                kind=EventKind.ROSTER_ROOT,
+                agent_id=new,
+                at=self._clock(),
+                actor=author.name,
+                actor_key=author.key_id,
+                detail=f"in the place of {old}",
+            )
+            for old, new in successions(self._bus.trust.keyring.roster)
+            if (EventKind.ROSTER_ROOT, new) not in recorded
+        ]
 
     def _approvals(self, recorded: dict[tuple[EventKind, str], Event], author: Author) -> Event | None:
         """Return what has to be recorded about how many people a policy needs, if it was changed."""

@@ -25,6 +25,7 @@ KINDS = (
     EventKind.KEY_REVOKED,
     EventKind.OPERATOR_ADDED,
     EventKind.OPERATOR_REVOKED,
+    EventKind.ROSTER_ROOT,
     EventKind.ROSTER_APPROVALS,
 )
 SIGNED_BY = (Role.REGISTRAR,)
@@ -115,6 +116,23 @@ async def test_what_was_changed_while_nobody_listened_is_recorded_under_the_name
 
 async def added(bus, detail):
     return (EventKind.OPERATOR_ADDED, detail) in await on_record(bus)
+
+
+async def test_that_a_root_key_has_given_its_place_to_another_is_on_the_record(bus, registrar, keys, as_holder):
+    alice, former = await as_holder("alice"), keys.root.key_id
+    new = keys.succeed_root()
+    await hand_in(alice, keys)
+    kept = (EventKind.ROSTER_ROOT, f"in the place of {former}")
+
+    async def recorded():
+        return (await on_record(bus)).get(kept)
+
+    event = await eventually(recorded)
+    assert (event.agent_id, event.actor) == (new.key_id, "alice")
+    # The next roster must be by the new key.
+    keys.revoke("otto")
+    await hand_in(alice, keys)
+    assert (await on_record(bus))[kept].id == event.id
 
 
 async def test_only_an_admin_hands_in_a_roster_and_only_the_root_key_signs_one(bus, registrar, keys, as_holder, tmp_path):
