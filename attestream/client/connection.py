@@ -198,7 +198,8 @@ class Client:
     async def push_policy(self, name: str, document: bytes, *, timeout_s: float = 10.0) -> str:
         """Publish ``document`` as the next version of policy ``name`` and return ``name@version``.
 
-        Where the installation asks for two people it is only proposed: another has to approve it.
+        Where the installation asks for two people it is only proposed: another has to approve it. Where it asks for a
+        signature, ``document`` is an envelope (DSSE) with the document in it.
 
         :raises PolicyError: when the document is not valid; nothing has been sent then.
         :raises CommandRefusedError: when a verifier refused it.
