@@ -102,7 +102,7 @@ class Finding(Part, kw_only=True, frozen=True):
     code: str
     """Stable, of ``attestream.appraisal.findings``."""
     layer: str
-    """``identity``, ``quote``, ``boot`` or ``runtime``."""
+    """``identity``, ``quote``, ``boot``, ``runtime`` or ``limits``."""
     severity: str
     """``info``, ``warning`` or ``failure``."""
     culprit: str

@@ -14,7 +14,7 @@ class Kind(NamedTuple):
 
     code: str
     layer: str
-    """``identity``, ``quote``, ``boot`` or ``runtime``."""
+    """``identity``, ``quote``, ``boot``, ``runtime`` or ``limits``."""
     severity: str
     summary: str
     """One sentence: the message, unless the place that found it knows more."""

@@ -70,6 +70,7 @@ _LAYERS: Final = {
     "quote": "Whether the evidence is fresh and comes from the enrolled TPM.",
     "boot": "What the machine booted.",
     "runtime": "What has run since, by the IMA log.",
+    "limits": "Who asks too much, and what fills up ([limits](limits.md)).",
 }
 
 

@@ -12,7 +12,8 @@ from attestream.appraisal.text import MAX_CULPRIT, printable
 @pytest.mark.parametrize("kind", FINDINGS.values(), ids=lambda kind: kind.code)
 def test_registry_entries_are_complete(kind):
     assert re.fullmatch(r"[a-z]+\.[a-z]+(-[a-z0-9]+)*", kind.code)
-    assert kind.layer in ("identity", "quote", "boot", "runtime")
+    assert kind.layer in ("identity", "quote", "boot", "runtime", "limits")
+    assert (kind.layer == "limits") is kind.code.startswith(("capacity.", "limits."))
     assert kind.severity in ("info", "warning", "failure")
     assert kind.summary.endswith(".")
     assert kind.remedy.endswith(".")
