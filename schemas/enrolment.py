@@ -174,14 +174,16 @@ class Refused(Message, kw_only=True, frozen=True, tag="refused"):
     remedy: str = ""
 
 
-def certified_data(agent_id: str, transport_key: bytes, nonce: bytes) -> bytes:
-    """Return the qualifying data with which an IAK certifies the AK.
+def certified_data(request: EnrolRequest) -> bytes:
+    """Return the qualifying data with which an IAK certifies the AK of ``request``.
 
-    It is SHA-256 over ``b"attestream/certify/1"`` and the request's fields, each behind its length as u32 big-endian.
+    It is SHA-256 over ``b"attestream/certify/2"`` and the request's agent id, EK, transport key, nonce and key for the bus,
+    each behind its length as u32 big-endian. The EK is one of them: who could put his own in its place would pass for the
+    machine, as he opens the challenge.
     """
-    fields = (agent_id.encode("utf-8"), transport_key, nonce)
+    fields = (request.agent_id.encode(), request.ek_public, request.transport_key, request.nonce, request.bus_key.encode())
     body = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
-    return hashlib.sha256(b"attestream/certify/1" + body).digest()
+    return hashlib.sha256(b"attestream/certify/2" + body).digest()
 
 
 def transcript(request: bytes, challenge: bytes) -> bytes:

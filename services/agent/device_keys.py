@@ -18,7 +18,7 @@ from attestream.pki.certificate import Certificate, parse_certificate
 from attestream.pki.signatures import certified_key, is_of
 from attestream.pki.trust_store import read_certificates
 from attestream.tpm.public import parse_public
-from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, certified_data
+from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, EnrolRequest, certified_data
 from services.agent.device_templates import HANDLES, IAK, IDEVID, Role, templates
 from services.agent.tpm_device import KeyLostError, TpmDevice
 from services.agent.tpm_nv import MAX_BYTES, certificates, handles
@@ -70,8 +70,8 @@ class DeviceKeys:
         self._found: tuple[DeviceKey, DeviceKey | None] | None = None
         self._saved: TPMS_CONTEXT | None = None
 
-    def prove(self, agent_id: str, transport_key: bytes, nonce: bytes) -> DeviceIdentity | None:
-        """Return the device identity with the IAK's word for the AK, bound to one enrolment request; None without one.
+    def prove(self, request: EnrolRequest) -> DeviceIdentity | None:
+        """Return the device identity with the IAK's word for the AK, bound to ``request``; None without one.
 
         What the TPM refuses for good is not asked for again by this process: wrong passwords would lock the TPM.
 
@@ -87,8 +87,7 @@ class DeviceKeys:
                 self._go_without("the TPM has no IAK certificate in its NV memory", logging.INFO)
                 return None
             iak, idevid = self._found
-            qualifying = certified_data(agent_id, transport_key, nonce)
-            attest, signature = self._tpm.certify(lambda tpm: self._loaded(tpm, iak), qualifying)
+            attest, signature = self._tpm.certify(lambda tpm: self._loaded(tpm, iak), certified_data(request))
         except KeyLostError:
             raise
         except TpmError as error:

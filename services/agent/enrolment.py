@@ -90,22 +90,18 @@ async def _attempt(
     device: DeviceKeys | None,
 ) -> Enrolled:
     loop = asyncio.get_running_loop()
-    nonce, transport_key = secrets.token_bytes(32), identity.transport_public
-    shown = None
-    if device is not None:
-        shown = await loop.run_in_executor(executor, device.prove, identity.agent_id, transport_key, nonce)
-    request = encode(
-        EnrolRequest(
-            agent_id=identity.agent_id,
-            ek_public=ek.public,
-            ek_certificates=ek.certificates,
-            ak_public=ak_public,
-            transport_key=transport_key,
-            nonce=nonce,
-            device=shown,
-            bus_key=bus_key.public if bus_key is not None else "",
-        )
+    asked = EnrolRequest(
+        agent_id=identity.agent_id,
+        ek_public=ek.public,
+        ek_certificates=ek.certificates,
+        ak_public=ak_public,
+        transport_key=identity.transport_public,
+        nonce=secrets.token_bytes(32),
+        bus_key=bus_key.public if bus_key is not None else "",
     )
+    if device is not None:
+        asked = msgspec.structs.replace(asked, device=await loop.run_in_executor(executor, device.prove, asked))
+    request = encode(asked)
     # The proof covers request and challenge as they travelled, so the reply's bytes are needed and not only its meaning.
     reply = await _ask(bus, request)
     try:

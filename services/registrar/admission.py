@@ -146,7 +146,7 @@ def _device(
     """Judge the device identity; its proof of the AK must be right in any case."""
     iak = parse_public(device.iak_public)
     check_attestation_key(iak)
-    wanted = certified_data(request.agent_id, request.transport_key, request.nonce)
+    wanted = certified_data(request)
     try:
         verify_certification(iak, device.attest, device.signature, name=ak.name, extra_data=wanted)
     except SignatureError as error:

@@ -12,6 +12,7 @@ from tpm2_pytss import ESAPI, TPM2_ALG, TPM2_RH, TPM2_ST, TPMT_SIG_SCHEME, TPMT_
 
 from attestream.bus import stored
 from attestream.config import AgentConfig, DatabaseUrl, LimitsConfig, RegistrarConfig
+from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import EnrolmentError
 from attestream.tpm.algorithms import hash_named
 from attestream.tpm.certification import Certification, build_certification, parse_certification
@@ -44,15 +45,14 @@ class Machine(msgspec.Struct):
 
     def request(self, agent_id: str = "host-1") -> EnrolRequest:
         """Return what the agent would send."""
-        transport_key, nonce = secrets.token_bytes(32), secrets.token_bytes(32)
-        return EnrolRequest(
+        asked = EnrolRequest(
             agent_id=agent_id,
             ek_public=self.device.endorsement_key().public,
             ak_public=self.device.attestation_key(),
-            transport_key=transport_key,
-            nonce=nonce,
-            device=self.keys.prove(agent_id, transport_key, nonce),
+            transport_key=secrets.token_bytes(32),
+            nonce=secrets.token_bytes(32),
         )
+        return msgspec.structs.replace(asked, device=self.keys.prove(asked))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ async def test_what_another_machine_has_shown_does_not_help(bus, registrar, mach
 async def test_an_iak_does_not_vouch_for_another_tpms_ak_even_for_the_same_request(bus, registrar, machines):
     mine, theirs = machines
     request = mine.request()
-    foreign = theirs.keys.prove(request.agent_id, request.transport_key, request.nonce)
+    foreign = theirs.keys.prove(request)
     with pytest.raises(EnrolmentError, match="about the object"):
         await ask(bus, msgspec.structs.replace(request, device=foreign))
 
@@ -139,9 +139,21 @@ async def test_an_iak_does_not_vouch_for_another_tpms_ak_even_for_the_same_reque
 async def test_a_certification_is_good_for_its_request_alone(bus, registrar, machines):
     """keylime#1416: the incumbent's agent certifies its UUID, and says the same for ever."""
     request = machines[0].request()
-    for change in ({"nonce": bytes(32)}, {"agent_id": "host-2"}, {"transport_key": bytes(32)}):
+    changes: list[dict[str, object]] = [{"nonce": bytes(32)}, {"agent_id": "host-2"}, {"transport_key": bytes(32)}]
+    for change in [*changes, {"bus_key": NKey.generate(Kind.USER).public}]:
         with pytest.raises(EnrolmentError, match="not made for this challenge"):
             await ask(bus, msgspec.structs.replace(request, **change))
+
+
+async def test_who_has_heard_a_request_does_not_pass_for_the_machine_by_an_ek_of_his_own(bus, registrar, machines):
+    """A hostile broker hears the request of a machine whose EK nobody has certified. With an EK of software it could open
+    the challenge itself, and so would have the machine's id, with a key of its own on the bus."""
+    heard, key = machines[0].request(), NKey.generate(Kind.USER)
+    for ek in (SoftTpm(ek="p256", ak="p256").ek_public, machines[1].request().ek_public):
+        with pytest.raises(EnrolmentError, match="not made for this challenge"):
+            await ask(bus, msgspec.structs.replace(heard, ek_public=ek))
+        with pytest.raises(EnrolmentError, match="not made for this challenge"):
+            await ask(bus, msgspec.structs.replace(heard, ek_public=ek, bus_key=key.public))
 
 
 async def test_an_idevid_of_another_machine_is_refused(bus, registrar, machines):
@@ -153,12 +165,16 @@ async def test_an_idevid_of_another_machine_is_refused(bus, registrar, machines)
 
 def forged(machine: Machine, thief: SoftTpm, agent_id: str) -> EnrolRequest:
     """Return the request of a machine's owner who has its IDevID say what only an IAK may: that a software key is an AK."""
-    transport_key, nonce = secrets.token_bytes(32), secrets.token_bytes(32)
-    real = machine.keys.prove(agent_id, transport_key, nonce)
-    example = parse_certification(real.attest)
-    claim = Certification(
-        b"", certified_data(agent_id, transport_key, nonce), example.clock, example.firmware, thief.ak_name, b""
+    asked = EnrolRequest(
+        agent_id=agent_id,
+        ek_public=thief.ek_public,
+        ak_public=thief.ak_public,
+        transport_key=secrets.token_bytes(32),
+        nonce=secrets.token_bytes(32),
     )
+    real = machine.keys.prove(asked)
+    example = parse_certification(real.attest)
+    claim = Certification(b"", certified_data(asked), example.clock, example.firmware, thief.ak_name, b"")
     attest = build_certification(claim)
     idevid = parse_public(real.idevid_public)
     pretended = build_public(
@@ -174,14 +190,7 @@ def forged(machine: Machine, thief: SoftTpm, agent_id: str) -> EnrolRequest:
         attest=attest,
         signature=signed(machine, "IDevID", attest),
     )
-    return EnrolRequest(
-        agent_id=agent_id,
-        ek_public=thief.ek_public,
-        ak_public=thief.ak_public,
-        transport_key=transport_key,
-        nonce=nonce,
-        device=device,
-    )
+    return msgspec.structs.replace(asked, device=device)
 
 
 def signed(machine: Machine, role: str, data: bytes) -> bytes:

@@ -18,7 +18,7 @@ from attestream.tpm.public import check_attestation_key, parse_public
 from devtools.certificates import Authority
 from devtools.machine_maker import PERSISTENT, equip, write
 from devtools.swtpm import Swtpm
-from schemas.enrolment import DeviceIdentity, certified_data
+from schemas.enrolment import DeviceIdentity, EnrolRequest, certified_data
 from services.agent.device_keys import DeviceIdentityError, DeviceKeys
 from services.agent.device_templates import IAK, IDEVID
 from services.agent.tpm_device import TpmDevice
@@ -26,7 +26,7 @@ from services.agent.tpm_device import TpmDevice
 NOW = 1_800_000_000_000
 MAKER = Authority("Maker CA", now=NOW)
 BELOW = Authority("Maker Sub CA", now=NOW, parent=MAKER)
-REQUEST = ("host-1", b"t" * 32, b"n" * 32)
+REQUEST = EnrolRequest(agent_id="host-1", ek_public=b"e", ak_public=b"a", transport_key=b"t" * 32, nonce=b"n" * 32)
 
 
 def keys(device: TpmDevice, **settings: object) -> DeviceKeys:
@@ -38,7 +38,7 @@ def vouches(shown: DeviceIdentity | None, device: TpmDevice) -> DeviceIdentity:
     assert shown is not None
     iak, ak = parse_public(shown.iak_public), parse_public(device.attestation_key())
     check_attestation_key(iak)
-    wanted = certified_data(*REQUEST)
+    wanted = certified_data(REQUEST)
     verify_certification(iak, shown.attest, shown.signature, name=ak.name, extra_data=wanted)
     return shown
 
@@ -53,7 +53,7 @@ def test_keys_that_the_maker_left_are_found(swtpm: Swtpm, device: TpmDevice) -> 
     made = equip(swtpm.tcti, MAKER, "S1")
     found = keys(device)
     for _ in range(2):
-        shown = vouches(found.prove(*REQUEST), device)
+        shown = vouches(found.prove(REQUEST), device)
     assert (shown.iak_public, shown.iak_certificates) == (made.keys["IAK"].tpm2b, [made.certificates["IAK"]])
     assert (shown.idevid_public, shown.idevid_certificates) == (made.keys["IDevID"].tpm2b, [made.certificates["IDevID"]])
     assert loaded(swtpm) == ""
@@ -65,10 +65,10 @@ def test_keys_are_derived_where_the_maker_left_only_certificates(
 ) -> None:
     made = equip(swtpm.tcti, MAKER, "S1", kind=kind, variant=variant, persistent=False)
     found = keys(device)
-    shown = vouches(found.prove(*REQUEST), device)
+    shown = vouches(found.prove(REQUEST), device)
     assert (shown.iak_public, shown.idevid_public) == (made.keys["IAK"].tpm2b, made.keys["IDevID"].tpm2b)
     swtpm.reboot()  # the saved context is void: they are derived again
-    assert vouches(found.prove(*REQUEST), device).iak_public == made.keys["IAK"].tpm2b
+    assert vouches(found.prove(REQUEST), device).iak_public == made.keys["IAK"].tpm2b
     assert loaded(swtpm) == ""
 
 
@@ -78,7 +78,7 @@ def test_certificates_come_from_files(swtpm: Swtpm, device: TpmDevice, tmp_path:
     (tmp_path / "iak.pem").write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in chain))
     (tmp_path / "idevid.der").write_bytes(made.certificates["IDevID"])
     files = {"iak_certificate": tmp_path / "iak.pem", "idevid_certificate": tmp_path / "idevid.der"}
-    shown = vouches(keys(device, **files).prove(*REQUEST), device)
+    shown = vouches(keys(device, **files).prove(REQUEST), device)
     assert shown.iak_certificates == [made.certificates["IAK"], BELOW.der]
     assert shown.idevid_certificates == [made.certificates["IDevID"]]
 
@@ -88,7 +88,7 @@ def test_an_iak_without_an_idevid_is_enough(swtpm: Swtpm, device: TpmDevice, tmp
     with ESAPI(swtpm.tcti) as tpm:
         write(tpm, IAK.certificates.start, made.certificates["IAK"])
         write(tpm, IDEVID.certificates.start, MAKER.identify("IDevID", MAKER.key.public_key()))
-    assert vouches(keys(device).prove(*REQUEST), device).idevid_public == b""
+    assert vouches(keys(device).prove(REQUEST), device).idevid_public == b""
 
 
 def test_intermediates_in_any_order_and_what_is_no_certificate(swtpm: Swtpm, device: TpmDevice) -> None:
@@ -100,19 +100,19 @@ def test_intermediates_in_any_order_and_what_is_no_certificate(swtpm: Swtpm, dev
     with ESAPI(swtpm.tcti) as tpm:
         for index, part in enumerate(parts):
             write(tpm, IAK.certificates[2 * index], part)
-    assert vouches(keys(device).prove(*REQUEST), device).iak_certificates == [made.certificates["IAK"], BELOW.der]
+    assert vouches(keys(device).prove(REQUEST), device).iak_certificates == [made.certificates["IAK"], BELOW.der]
 
 
 def test_a_machine_without_a_device_identity(swtpm: Swtpm, device: TpmDevice, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(DeviceIdentityError, match="no IAK certificate in its NV memory"):
-        keys(device).prove(*REQUEST)
+        keys(device).prove(REQUEST)
     auto = keys(device, device_identity="auto")
-    assert auto.prove(*REQUEST) is None
+    assert auto.prove(REQUEST) is None
     assert [record.levelname for record in caplog.records if "without a device identity" in record.message] == ["INFO"]
     equip(swtpm.tcti, MAKER, "S1")
-    assert keys(device, device_identity="off").prove(*REQUEST) is None
-    assert keys(device, device_identity="auto").prove(*REQUEST) is not None
+    assert keys(device, device_identity="off").prove(REQUEST) is None
+    assert keys(device, device_identity="auto").prove(REQUEST) is not None
 
 
 def test_a_certificate_of_another_machine(
@@ -122,10 +122,10 @@ def test_a_certificate_of_another_machine(
     (tmp_path / "iak.der").write_bytes(MAKER.identify("IAK", MAKER.key.public_key(), serial="S2"))
     file = {"iak_certificate": tmp_path / "iak.der"}
     with pytest.raises(DeviceIdentityError, match=r"serialNumber=S2.* is not at the handles"):
-        keys(device, **file).prove(*REQUEST)
+        keys(device, **file).prove(REQUEST)
     with pytest.raises(DeviceIdentityError, match="not at handle 0x81020007"):
-        keys(device, **file, iak_handle="0x81020007").prove(*REQUEST)
-    assert keys(device, **file, device_identity="auto").prove(*REQUEST) is None
+        keys(device, **file, iak_handle="0x81020007").prove(REQUEST)
+    assert keys(device, **file, device_identity="auto").prove(REQUEST) is None
     assert [one.levelname for one in caplog.records if "without a device identity" in one.message] == ["WARNING"]
 
 
@@ -134,7 +134,7 @@ def test_an_iak_with_a_password(swtpm: Swtpm, device: TpmDevice, tmp_path: Path)
     file = tmp_path / "password"
     file.write_text("secret\n")
     handle = f"{PERSISTENT['IAK']:#x}"
-    vouches(keys(device, iak_password_file=file, iak_handle=handle).prove(*REQUEST), device)
+    vouches(keys(device, iak_password_file=file, iak_handle=handle).prove(REQUEST), device)
 
 
 def test_a_wrong_password_is_tried_once(swtpm: Swtpm, device: TpmDevice) -> None:
@@ -142,12 +142,12 @@ def test_a_wrong_password_is_tried_once(swtpm: Swtpm, device: TpmDevice) -> None
     equip(swtpm.tcti, MAKER, "S1", password=b"secret")
     found = keys(device, device_identity="auto")
     for _ in range(5):
-        assert found.prove(*REQUEST) is None
+        assert found.prove(REQUEST) is None
     command = ["tpm2_getcap", "-T", swtpm.tcti, "properties-variable"]
     properties = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "TPM2_PT_LOCKOUT_COUNTER: 0x1\n" in properties
     with pytest.raises(DeviceIdentityError, match="certify the AK"):
-        keys(device).prove(*REQUEST)
+        keys(device).prove(REQUEST)
 
 
 def test_a_tpm_that_is_away_does_not_cost_the_device_identity(swtpm: Swtpm, tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_a_tpm_that_is_away_does_not_cost_the_device_identity(swtpm: Swtpm, tmp_
     found = keys(device, device_identity="auto")
     swtpm.stop()
     with pytest.raises(TpmError):
-        found.prove(*REQUEST)
+        found.prove(REQUEST)
     swtpm.start()
-    vouches(found.prove(*REQUEST), device)
+    vouches(found.prove(REQUEST), device)
 
 
 @pytest.mark.parametrize("content", [b"junk", b"\x30" * 30_000, None])

@@ -127,7 +127,7 @@ IAK = SoftTpm(ek="p256", ak="p256")
 def device(asked, *, signer=DEVICE_ROOT, name=AGENT.tpm.ak_name, data=b"", **changes):
     """Return the request with the device identity of the agent's machine."""
     leaf = signer.identify("IAK", parse_public(IAK.ak_public).key())
-    wanted = certified_data(asked.agent_id, asked.transport_key, asked.nonce)
+    wanted = certified_data(asked)
     attest = build_certification(Certification(IAK.ak_name, data or wanted, ClockInfo(1, 1, 1, True), 1, name, name))
     made = {
         "iak_public": IAK.ak_public,
