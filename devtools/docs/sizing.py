@@ -18,6 +18,8 @@ BUSY: Final = 0.6
 """Part of its core that a worker should need at most."""
 JITTER: Final = 0.95
 """Mean of the times between two attestations, as a part of the interval."""
+ONE_MACHINE: Final = 1_000
+"""Agents for which one machine is enough."""
 WHOLE_RUN: Final = 10_000
 """Agents with connections of their own in a run of full size."""
 EACH_S: Final = 10
@@ -111,9 +113,7 @@ def document(results: Path = RESULTS) -> str:
             _sizes(measured),
         ),
         _STARRED,
-        table(
-            ("Agents", "nats-server", "Registrar", "Verifiers' rows", "Registrar's rows", "Results on disk"), _held(measured)
-        ),
+        table(_HELD, _held(measured)),
         _record(measured),
         "## Where that comes from",
         _FORMULAS,
@@ -157,15 +157,28 @@ bring nothing new |"""
 
 _WHAT: Final = f"""\
 A worker is one process and uses one core at most. The table plans with {BUSY:.0%} of that; run one worker more than it says,
-so that the others carry on when one ends. nats-server uses all cores of its machine. One is enough on one machine; three go
-on when one is lost, and store everything three times. SQLite does on one machine; take PostgreSQL for workers on several
-([databases](databases.md))."""
+so that the others carry on when one ends. nats-server uses all cores of its machine.
+
+Up to a thousand agents or so one machine does for everything, with SQLite and one bus server. Beyond that take several, so
+that the loss of none ends attestation: three bus servers, which store everything three times, PostgreSQL or MariaDB
+([databases](databases.md)), two registrars and two notifiers. That is advice, and does not follow from figures."""
 
 _STARRED: Final = """\
 `*` extrapolated: by the formulas below, beyond the number of agents or the rate that was measured. Measure before you rely
 on it.
 
-Besides its workers an installation holds:"""
+Besides its workers an installation holds, rows as SQLite keeps them:"""
+
+_HELD: Final = (
+    "Agents",
+    "Bus servers",
+    "Memory of one with all connections",
+    "Memory of a registrar",
+    "Database",
+    "Verifiers' rows",
+    "Registrar's rows",
+    "Results on each server's disk",
+)
 
 _FORMULAS: Final = f"""\
 | | |
@@ -175,7 +188,7 @@ _FORMULAS: Final = f"""\
 | workers | attestations a second x CPU of each / ({BUSY:g} - idle), rounded up |
 | cores of nats-server | idle + attestations a second x CPU of each |
 | memory of a worker | base + agents / workers x bytes of each |
-| memory of nats-server, of a registrar | base + agents x bytes of each |
+| memory of nats-server, of a registrar | base + agents x bytes of each; three servers share the connections |
 | disk | rows and results: agents x bytes; the record: events x bytes |
 
 An attestation costs more where it renews the result: a lease is three intervals, at least 30 s, and is renewed when a third
@@ -215,11 +228,17 @@ def _held(measured: Measured) -> Iterable[tuple[str, ...]]:
             name: measured.number(f"empty_{name}_mib") + agents * measured.agent_bytes(name) / _MIB for name in _PROCESSES
         }
         rows = [agents * measured.stored_bytes(what) / _MIB for what in ("verifier_db", "registrar_db", "results")]
+        several = agents > ONE_MACHINE
+        verifiers, registrars, results = (f"{size:,.1f} MiB{star}" for size in rows)
         yield (
             f"{agents:,}",
+            "3" if several else "1",
             f"{memory['server']:,.0f} MiB{connected}",
             f"{memory['registrar']:,.0f} MiB{star}",
-            *(f"{size:,.1f} MiB{star}" for size in rows),
+            "PostgreSQL" if several else "SQLite",
+            verifiers,
+            registrars,
+            results,
         )
 
 
@@ -230,8 +249,8 @@ def _record(measured: Measured) -> str:
     renewals = most / RENEWED_S / measured.number("identities_renewed_per_s")
     return f"""\
 The record grows by {size:,.0f} bytes with each change of standing, and with two when an agent is added. Its default of
-{RECORD_MIB // 1024} GiB holds {most_events / 1e6:.1f} million, which are {most_events / most:.0f} of each of {most:,} agents
-in 400 days: more need a larger `events_mib` ([limits](limits.md)).
+{RECORD_MIB // 1024} GiB holds {most_events / 1e6:.1f} million, {most_events / most:.0f} of each of {most:,} agents in 400 days: more
+need a larger `events_mib` ([limits](limits.md)).
 
 A notifier needs {measured.number("all_notifier_mib"):.0f} MiB, however many agents there are. Identities are renewed every
 {RENEWED_S // 60} minutes: for {most:,} agents that is {renewals:.2f}* of a core of a registrar
