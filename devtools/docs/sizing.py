@@ -249,8 +249,8 @@ def _record(measured: Measured) -> str:
     renewals = most / RENEWED_S / measured.number("identities_renewed_per_s")
     return f"""\
 The record grows by {size:,.0f} bytes with each change of standing, and with two when an agent is added. Its default of
-{RECORD_MIB // 1024} GiB holds {most_events / 1e6:.1f} million, {most_events / most:.0f} of each of {most:,} agents in 400 days: more
-need a larger `events_mib` ([limits](limits.md)).
+{RECORD_MIB // 1024} GiB holds {most_events / 1e6:.1f} million, {most_events / most:.0f} of each of {most:,} agents in
+400 days: more need a larger `events_mib` ([limits](limits.md)).
 
 A notifier needs {measured.number("all_notifier_mib"):.0f} MiB, however many agents there are. Identities are renewed every
 {RENEWED_S // 60} minutes: for {most:,} agents that is {renewals:.2f}* of a core of a registrar
