@@ -318,8 +318,8 @@ KEYS: Final = (
         topology.CLUSTER.name,
         topology.KEY_ROSTER,
         events.Signed.__name__,
-        "The roster: a signed envelope by a root key around a Roster. The signature in the header is that of a registrar who "
-        "vouches that it is the newest, again every minute.",
+        "The roster: a signed envelope by a root key around a Roster. The signature in the header is that of a registrar "
+        "who vouches that it is the newest, again every minute.",
     ),
     Key(topology.CLUSTER.name, f"{topology.KEY_NOTIFIER}.<key id>", "PEM", "A public key of the notifier."),
     Key(topology.WORKERS.name, "<worker>", commands.WorkerStatus.__name__, "Heartbeat of a live worker."),
