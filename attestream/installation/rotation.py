@@ -168,7 +168,9 @@ def checked_account(place: Installation, path: Path, stored: str | None) -> Toke
         raise ConfigError(f"the bus has an account that is none: {error.message}") from error
     if token.subject != own.subject or token.issuer not in operator_keys(place):
         raise ConfigError("the bus has an account that this installation's operator has not signed")
-    return token
+    # A server that has been taken over may show a token of long ago, in which a key counts that has been replaced since.
+    # Signed anew it would be the newest everywhere.
+    return max(token, own, key=lambda one: one.issued_at)
 
 
 def operator_keys(place: Installation) -> set[str]:

@@ -9,6 +9,7 @@ import pytest
 from attestream.clock import unix_ms
 from attestream.credentials.nkey import Kind, NKey
 from attestream.credentials.token import read, reissued
+from attestream.installation.rotation import checked_account, successor
 from devtools.bus_identities import connect_with
 from devtools.secure_bus import secure_server
 from schemas.roles import Role
@@ -45,18 +46,33 @@ class Deceived(BusAccount):
         return await super()._gather(subject, payload, timeout_s, wanted)
 
 
+def rolled_back(installation, stolen):
+    """Return a token of the agents' account of yesterday, which names the signing key ``stolen`` too."""
+    operator = NKey.from_seed(installation.operator_signing_seed.read_text().strip())
+    present = read(installation.account_token(Role.AGENT).read_text().strip())
+    scopes = [*present.nats["signing_keys"], {"kind": "user_scope", "key": stolen, "role": "agent", "template": {}}]
+    return reissued(present, present.nats | {"signing_keys": scopes}, operator, int(time.time()) - 86_400)
+
+
+def test_nor_by_the_next_rotation(installation):
+    """Whoever gives the command asks the bus what the account is, and the next token is made from the answer."""
+    stolen, path = NKey.generate(Kind.ACCOUNT).public, installation.account_token(Role.AGENT)
+    present = read(path.read_text().strip())
+    account = checked_account(installation, path, rolled_back(installation, stolen))
+    assert account == present
+    now = int(time.time())
+    token = successor(installation, account, Role.AGENT, NKey.generate(Kind.ACCOUNT), until=now + 60, now=now)
+    assert stolen not in {scope["key"] for scope in read(token).nats["signing_keys"]}
+    assert checked_account(installation, path, token) == read(token)
+
+
 @pytest.mark.parametrize("since", ["its start", "an installation's own file"])
 async def test_a_key_that_was_replaced_does_not_come_back_by_an_old_token(installation, system, since):
     """The old token names a signing key that a thief has. The operator has signed it, when that key still counted."""
     operator = NKey.from_seed(installation.operator_signing_seed.read_text().strip())
     present = read(installation.account_token(Role.AGENT).read_text().strip())
-    stolen = {"kind": "user_scope", "key": NKey.generate(Kind.ACCOUNT).public, "role": "agent", "template": {}}
-    old = reissued(
-        present,
-        present.nats | {"signing_keys": [*present.nats["signing_keys"], stolen]},
-        operator,
-        int(time.time()) - 86_400,
-    )
+    stolen = NKey.generate(Kind.ACCOUNT).public
+    old = rolled_back(installation, stolen)
     known = present if since == "an installation's own file" else None
     account = Deceived(system, present.subject, lambda: operator, unix_ms, known=known)
     if known is None:
@@ -67,6 +83,6 @@ async def test_a_key_that_was_replaced_does_not_come_back_by_an_old_token(instal
     account.shown = ""
     await account.look()
     keys = [scope["key"] for scope in account._current.nats["signing_keys"]]
-    assert stolen["key"] not in keys
+    assert stolen not in keys
     assert keys == [scope["key"] for scope in present.nats["signing_keys"]]
     assert len(account._current.nats["revocations"]) == 1
