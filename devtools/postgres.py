@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
-import time
 import uuid
 from pathlib import Path
 from typing import Final
 
-START_TIMEOUT_S: Final = 20.0
-STOP_TIMEOUT_S: Final = 10.0
+from devtools.database_server import DatabaseServer
 
 _SETTINGS: Final = {
     "listen_addresses": "",
@@ -27,90 +22,43 @@ _SETTINGS: Final = {
 }
 
 
-class Postgres:
-    """One server. PostgreSQL refuses to run as root, so root starts it as ``postgres`` or ``nobody``."""
+class Postgres(DatabaseServer):
+    """One server."""
+
+    product = "PostgreSQL"
+    account = "postgres"
+    start_s = 20.0
+    stop_s = 10.0
+    stopping = signal.SIGINT
+    crashing = signal.SIGQUIT
 
     def __init__(self) -> None:
         self._binaries = _find_binaries()
-        self._directory = Path(tempfile.mkdtemp(prefix="attestream-pg-"))
-        self._user, self._group = _account()
-        self._process: subprocess.Popen[bytes] | None = None
-        if self._user is not None and self._group is not None:
-            os.chown(self._directory, self._user, self._group)
-        self._run("initdb", "--pgdata", self._data, "--username=attestream", "--auth=trust", "--no-sync", "--encoding=UTF8")
+        super().__init__()
+        self._run_own(
+            "initdb", "--pgdata", self._data, "--username=attestream", "--auth=trust", "--no-sync", "--encoding=UTF8"
+        )
 
     @property
     def _data(self) -> str:
         return str(self._directory / "data")
 
-    def start(self) -> None:
-        """Start the server and wait until it answers.
-
-        :raises RuntimeError: when it does not within 20 seconds; the text ends with its log.
-        """
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        log = self._directory / "log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [str(self._binaries / "postgres"), "-D", self._data, "-k", str(self._directory), *settings],
-                stdout=output,
-                stderr=output,
-                cwd=self._directory,
-                user=self._user,
-                group=self._group,
-            )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            ready = subprocess.run(
-                [self._binaries / "pg_isready", "-q", "-h", self._directory], check=False, stdout=subprocess.DEVNULL
-            )
-            if ready.returncode == 0:
-                return
-            time.sleep(0.05)
-        self.stop()
-        raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-4000:]}")
-
-    def stop(self) -> None:
-        """Stop the server, its clients cut off. The databases stay until :meth:`remove`."""
-        self._end(signal.SIGINT)
-
-    def crash(self) -> None:
-        """End the server at once, as after a crash: what was not written ahead is gone."""
-        self._end(signal.SIGQUIT)
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def remove(self) -> None:
-        """Stop the server and delete its directory."""
-        self.stop()
-        shutil.rmtree(self._directory)
-
     def new_database(self) -> str:
         """Create an empty database and return its URL."""
         name = f"t{uuid.uuid4().hex}"
-        self._run("createdb", "--host", str(self._directory), "--username=attestream", name)
+        self._run_own("createdb", "--host", str(self._directory), "--username=attestream", name)
         return f"postgresql://attestream@/{name}?host={self._directory}"
 
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self._binaries / program), *arguments],
-            check=False,
-            capture_output=True,
-            cwd=self._directory,
-            user=self._user,
-            group=self._group,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+    def _command(self) -> list[str]:
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        return [str(self._binaries / "postgres"), "-D", self._data, "-k", str(self._directory), *settings]
+
+    def _answers(self) -> bool:
+        asking = [str(self._binaries / "pg_isready"), "-q", "-h", str(self._directory)]
+        return subprocess.run(asking, check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+    def _run_own(self, program: str, *arguments: str) -> None:
+        self._run(str(self._binaries / program), *arguments)
 
 
 def _find_binaries() -> Path:
@@ -122,14 +70,3 @@ def _find_binaries() -> Path:
     if found is None:
         raise RuntimeError("PostgreSQL is not installed: the tests need its server (Debian: apt-get install postgresql)")
     return Path(found).resolve().parent
-
-
-def _account() -> tuple[int | None, int | None]:
-    """Return the user and group to run as; nothing to change unless this is root."""
-    if os.geteuid() != 0:
-        return None, None
-    try:
-        entry = pwd.getpwnam("postgres")
-    except KeyError:
-        entry = pwd.getpwnam("nobody")
-    return entry.pw_uid, entry.pw_gid

@@ -35,6 +35,7 @@ def main() -> int:
         servers=options.servers,
         hosts=not options.one_host,
         own=not options.shared,
+        database=options.database,
     )
     try:
         tally = asyncio.run(_until_signalled(plan, tell))
@@ -78,6 +79,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--servers", type=int, default=3, choices=(1, 3))
     parser.add_argument("--one-host", action="store_true", help="no network namespaces")
     parser.add_argument("--shared", action="store_true", help="all agents on one connection")
+    parser.add_argument("--database", default="postgresql", choices=("postgresql", "mariadb", "sqlite"))
     parser.add_argument("--list", action="store_true", help="say what can be injected")
     return parser
 

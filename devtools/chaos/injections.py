@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from attestream.bus.connection import Bus
 from attestream.clock import unix_ms
+from attestream.errors import AttestreamError
 from devtools.chaos.hosts import Hosts
 from devtools.chaos.skewed import Clock
 from devtools.chaos.subscribers import Subscribers
 from devtools.cluster import Service
+from devtools.database_server import DatabaseServer
 from devtools.fleet.fleet import Fleet
+from devtools.fleet.machine import Machine
 from devtools.hostile_messages import shapeless
-from devtools.postgres import Postgres
 from devtools.site import Site
 from schemas import subjects
 from schemas.base import encode
@@ -29,6 +32,10 @@ LEASE_S: Final = 2.0
 _SKEW_MS: Final = 4000
 """The most by which clocks may differ (`attestream.appraisal.freshness.MAX_SKEW_MS` is a little more)."""
 _CORRUPT: Final = 50
+_RENEWED: Final = 8
+_RENEWAL_S: Final = 90.0
+"""How long renewal may take: much longer than it does."""
+_ASK_S: Final = 1.0
 _LARGEST: Final = 300_000
 """Bytes that the stream of evidence takes."""
 
@@ -42,7 +49,7 @@ class Theatre(NamedTuple):
     workers: list[Service]
     clocks: dict[str, Clock]
     hosts: Hosts | None
-    postgres: Postgres | None
+    database: DatabaseServer | None
     small_disk: Path | None
     """Store of the last bus server, when it is a disk of its own."""
     verifier: Bus
@@ -96,6 +103,20 @@ async def freeze_registrar(theatre: Theatre, rng: random.Random) -> str:
     return await _frozen(theatre.site.services["registrar"], rng.uniform(1, 6))
 
 
+async def starve_renewal(theatre: Theatre, rng: random.Random) -> str:
+    """Kill -9 the registrar while agents ask for their next identities."""
+    healthy = [machine for machine in theatre.fleet.agents.values() if machine.healthy]
+    asking = rng.sample(healthy, min(_RENEWED, len(healthy)))
+    away = rng.uniform(2, 6)
+    registrar = theatre.site.services["registrar"]
+    registrar.kill()
+    renewals = asyncio.gather(*(_renewed(theatre.fleet, machine) for machine in asking))
+    await asyncio.sleep(away)
+    await registrar.restart()
+    await renewals
+    return f"registrar was killed and away for {away:.1f} s while {len(asking)} agents asked for their next identities"
+
+
 async def kill_notifier(theatre: Theatre, rng: random.Random) -> str:
     """Kill -9 the notifier and start it again."""
     return await _killed(theatre.site.services["notifier"], rng.uniform(0, 4))
@@ -140,13 +161,13 @@ async def freeze_bus(theatre: Theatre, rng: random.Random) -> str:
 
 
 async def kill_database(theatre: Theatre, rng: random.Random) -> str:
-    """Crash PostgreSQL and start it again."""
-    assert theatre.postgres is not None
+    """Crash the database server and start it again."""
+    assert theatre.database is not None
     away = rng.uniform(0.5, 6)
-    await asyncio.to_thread(theatre.postgres.crash)
+    await asyncio.to_thread(theatre.database.crash)
     await asyncio.sleep(away)
-    await asyncio.to_thread(theatre.postgres.start)
-    return f"PostgreSQL was killed and away for {away:.1f} s"
+    await asyncio.to_thread(theatre.database.start)
+    return f"{theatre.database.product} was killed and away for {away:.1f} s"
 
 
 async def cut_host(theatre: Theatre, rng: random.Random) -> str:
@@ -241,6 +262,7 @@ INJECTIONS: Final[dict[str, Inject]] = {
     "kill-half": kill_half,
     "kill-registrar": kill_registrar,
     "freeze-registrar": freeze_registrar,
+    "starve-renewal": starve_renewal,
     "kill-notifier": kill_notifier,
     "freeze-notifier": freeze_notifier,
     "kill-services": kill_services,
@@ -253,6 +275,20 @@ INJECTIONS: Final[dict[str, Inject]] = {
     "corrupt-messages": corrupt_messages,
     "webhook-down": webhook_down,
 }
+
+
+async def _renewed(fleet: Fleet, machine: Machine) -> None:
+    """Ask until the identity of ``machine`` is renewed, as an agent does while the one that it has still holds."""
+    deadline = time.monotonic() + _RENEWAL_S
+    while machine.healthy:
+        try:
+            await fleet.network.renew(machine)
+            return
+        except AttestreamError as error:
+            if time.monotonic() > deadline:
+                fleet.failures.append(f"the identity of {machine.agent_id} was not renewed: {error.message}")
+                return
+        await asyncio.sleep(_ASK_S)
 
 
 async def _killed(service: Service, away: float) -> str:

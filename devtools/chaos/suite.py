@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -28,9 +28,11 @@ from devtools.chaos.load import Load
 from devtools.chaos.skewed import Clock
 from devtools.chaos.subscribers import Subscribers
 from devtools.cluster import Service
+from devtools.database_server import DatabaseServer
 from devtools.fleet.director import Director
 from devtools.fleet.fleet import Fleet
 from devtools.fleet.scenario import Image, Scenario
+from devtools.mariadb import MariaDb
 from devtools.postgres import Postgres
 from devtools.site import Host, Site
 from schemas.roles import Role
@@ -53,7 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     servers: int = 3
     own: bool = True
     """Whether each agent has a connection of its own."""
-    postgres: bool = True
+    database: Literal["postgresql", "mariadb", "sqlite"] = "postgresql"
+    """Where the verifiers keep their rows."""
     hosts: bool = True
     wounds: int = 3
     """Machines that are to fail, in each round."""
@@ -161,17 +164,17 @@ async def _theatre(plan: Plan, tell: Tell, tally: Tally) -> AsyncIterator[tuple[
         hosts = _hosts(plan, tell, tally)
         if hosts is not None:
             stack.callback(hosts.close)
-        postgres = None
-        if plan.postgres:
-            postgres = Postgres()
-            stack.callback(postgres.remove)
-            await asyncio.to_thread(postgres.start)
-        else:
+        database: DatabaseServer | None = None
+        if plan.database == "sqlite":
             tally.skipped["kill-database"] = "the verifiers have an SQLite file"
+        else:
+            database = MariaDb() if plan.database == "mariadb" else Postgres()
+            stack.callback(database.remove)
+            await asyncio.to_thread(database.start)
         site = Site(
             directory,
             servers=plan.servers,
-            database=postgres.new_database() if postgres is not None else "",
+            database=database.new_database() if database is not None else "",
             sections=_sections(plan),
             hosts=hosts.all if hosts is not None else (Host(),),
         )
@@ -197,7 +200,7 @@ async def _theatre(plan: Plan, tell: Tell, tally: Tally) -> AsyncIterator[tuple[
         verifier = await site.connect(Role.VERIFIER)
         stack.push_async_callback(verifier.close)
         tell(f"{plan.agents} agents, {plan.workers} workers, {plan.servers} bus servers; a seed of {plan.seed}")
-        yield Theatre(site, fleet, subscribers, workers, clocks, hosts, postgres, disk, verifier), client
+        yield Theatre(site, fleet, subscribers, workers, clocks, hosts, database, disk, verifier), client
 
 
 async def _services(

@@ -23,7 +23,7 @@ async def test_nothing_is_lost_whichever_part_dies() -> None:
         only=ROUND,
         agents=16,
         workers=2,
-        postgres=False,
+        database="sqlite",
         hosts=False,
         wounds=2,
         span_s=1.0,
