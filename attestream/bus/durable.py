@@ -87,7 +87,7 @@ async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
             reason = answer
         except nats.errors.MaxPayloadError as error:
             raise TooLargeError(f"a message of {len(publication.data)} bytes for {publication.subject}") from error
-        except (nats.errors.Error, TimeoutError, OSError, msgspec.DecodeError) as error:
+        except (nats.errors.Error, TimeoutError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
         if bus.nc.is_closed or asyncio.get_running_loop().time() + backoff >= deadline:
             raise BusError(f"{publication.subject} could not be published within {timeout_s:g} s: {reason}")

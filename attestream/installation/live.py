@@ -61,7 +61,7 @@ class Live:
         answer = await self._ask("$SYS.REQ.CLAIMS.UPDATE", token.encode())
         try:
             result = msgspec.json.decode(answer, type=_Answer)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise BusError(f"the bus gave an answer about an account that can not be read: {error}") from error
         if result.data is None or result.data.code != 200:
             why = result.error.description if result.error else (result.data.message if result.data else "no reason given")

@@ -140,5 +140,5 @@ class BusAccount:
 def _decode(answer: Msg) -> _Answer:
     try:
         return _DECODER.decode(answer.data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise BusError("a server of the bus has answered what can not be read") from error

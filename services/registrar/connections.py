@@ -207,13 +207,13 @@ def _options(offset: int) -> bytes:
 def _page(answer: Msg) -> _Page:
     try:
         return _PAGES.decode(answer.data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise BusError("a server of the bus has listed its connections in a form that can not be read") from error
 
 
 def _told(message: Msg) -> _Told | None:
     try:
         return _TOLD.decode(message.data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         _log.warning("a server of the bus tells of a connection what can not be read: %s", error)
         return None

@@ -94,7 +94,7 @@ def source_of(message: Msg) -> str:
     """Return what is common to requests from one address and account; empty where the server tells nothing of it."""
     try:
         asker = _ASKER.decode((message.headers or {}).get(subjects.HEADER_REQUEST_INFO, "{}"))
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return ""
     return f"{asker.acc} {_network(asker.host)}" if asker.host else ""
 

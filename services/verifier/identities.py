@@ -62,7 +62,7 @@ def adopt_stored(attester: Attester, data: bytes, enrolment: int) -> None:
     """
     try:
         keys = _DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise MalformedError(f"the keys of {attester.agent_id} in the database can not be read: {error}") from error
     attester.ak = parse_public(keys.ak_public)
     attester.transport = keys.transport

@@ -120,7 +120,7 @@ def test_an_address_of_version_6_stands_for_its_network(one, other, same):
 
 
 def test_what_servers_do_not_tell_is_nobodys():
-    for text in ("", "no json", "[]", '{"acc":"A"}'):
+    for text in ("", "no json", "[]", '{"acc":"A"}', '{"acc":"\udcff"}', '{"a":' * 9_999):
         assert source_of(Msg(Client(), "s", headers={HEADER_REQUEST_INFO: text})) == ""
     assert source_of(Msg(Client(), "s")) == ""
 
