@@ -83,10 +83,11 @@ def _clear(document: dict[str, Any]) -> None:
 
 
 def _value(hint: Any, text: str, variable: str) -> Any:
-    if hint is str or hint is Path or hint is DatabaseUrl or get_origin(hint) is Literal or Path in get_args(hint):
-        return text
-    if hint in (list[str], list[Path]) and not text.lstrip().startswith("["):
+    listed = hint in (list[str], list[Path])
+    if listed and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
+    if not listed and (hint in (str, Path, DatabaseUrl) or get_origin(hint) is Literal or Path in get_args(hint)):
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:

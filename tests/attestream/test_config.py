@@ -43,6 +43,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
             "ATTESTREAM_VERIFIER_LEASE_FLOOR_S": "2.5",
             "ATTESTREAM_VERIFIER_WORKER_ID": "7",
             "ATTESTREAM_BUS_URLS": "nats://a:1, nats://b:2",
+            "ATTESTREAM_VERIFIER_POLICY_KEYS": "a.pem, /b.pem",
+            "ATTESTREAM_AGENT_REVOCATION_KEYS": '["c.pem"]',
             "ATTESTREAM_AGENT_REVOCATION_HOOK": '["logger", "a,b"]',
             "ATTESTREAM_URL": "not a setting of a section",
         },
@@ -50,6 +52,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert loaded.verifier.lease_floor_s == 2.5
     assert loaded.verifier.worker_id == "7"
     assert loaded.bus.urls == ["nats://a:1", "nats://b:2"]
+    assert loaded.verifier.policy_keys == [tmp_path / "a.pem", Path("/b.pem")]
+    assert loaded.agent.revocation_keys == [tmp_path / "c.pem"]
     assert loaded.agent.revocation_hook == ["logger", "a,b"]
 
 
