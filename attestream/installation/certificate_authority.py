@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestream.errors import ConfigError
 from attestream.installation.authority import Authority, load_certificate
-from attestream.installation.files import PUBLIC, replace
+from attestream.installation.files import PUBLIC, read_text, replace
 from attestream.installation.people import CA
 from attestream.installation.places import Installation
 from attestream.installation.renewal import Renewed, client_pairs, pairs, renew, renew_clients
@@ -41,6 +42,18 @@ def introduce(place: Installation, now: dt.datetime) -> list[Path]:
     return _write_bundle(place, present)
 
 
+def is_introduced(place: Installation) -> bool:
+    """Return whether every file of this installation that tells which authorities count has the next one's certificate.
+
+    :raises ConfigError: a file can not be read.
+    """
+    coming = next_authority(place).own.certificate
+    if not coming.exists():
+        return False
+    wanted = read_text(coming, "a certificate")
+    return all(path.exists() and wanted in read_text(path, "certificates") for path in _bundles(place))
+
+
 def take(place: Installation, now: dt.datetime, *, until: int) -> tuple[list[Renewed], list[Path]]:
     """Have the next authority issue from now on, and issue every certificate here anew; return those and the CA's files.
 
@@ -50,15 +63,18 @@ def take(place: Installation, now: dt.datetime, *, until: int) -> tuple[list[Ren
     :raises OSError: a file can not be written.
     """
     waiting = next_authority(place)
-    if not waiting.own.key.exists():
-        raise ConfigError(f"the next authority's key is not here ({waiting.own.key})")
     coming, present = load_certificate(waiting.own.certificate), load_certificate(place.ca_file)
     if present != coming:
+        if not waiting.own.key.exists():
+            raise ConfigError(f"the next authority's key is not here ({waiting.own.key})")
         replace(place.tls / f"ca-until-{until}.pem", present.public_bytes(Encoding.PEM), PUBLIC)
     files = _write_bundle(place, coming)
-    waiting.own.key.replace(Authority(place.tls).own.key)
+    if waiting.own.key.exists():
+        waiting.own.key.replace(Authority(place.tls).own.key)
+    renewed = [*renew(place, now), *renew_clients(place, now)]
+    # Last: until then the same command can be given again.
     waiting.own.certificate.unlink()
-    return [*renew(place, now), *renew_clients(place, now)], files
+    return renewed, files
 
 
 def prune_authorities(place: Installation, now: dt.datetime) -> list[Path]:
@@ -75,9 +91,13 @@ def prune_authorities(place: Installation, now: dt.datetime) -> list[Path]:
                 raise ConfigError(
                     f"{pair.certificate} is by the authority that is to go", remedy="Run `attestream certificates renew`."
                 )
+    if not over:
+        return []
+    # First: whoever is interrupted finds them again.
+    files = _write_bundle(place, load_certificate(place.ca_file), without=over)
     for path in over:
         path.unlink()
-    return _write_bundle(place, load_certificate(place.ca_file)) if over else []
+    return files
 
 
 def next_authority(place: Installation) -> Authority:
@@ -91,13 +111,18 @@ def retired(place: Installation) -> list[tuple[Path, int]]:
     return [(path, int(match[1])) for path, match in found if match is not None]
 
 
-def _write_bundle(place: Installation, present: x509.Certificate) -> list[Path]:
+def _bundles(place: Installation) -> list[Path]:
+    """Return the files that hold the certificates of authorities that count."""
+    return [place.ca_file, *sorted(place.servers.glob(f"*/{CA}")), *sorted(place.operators.glob(f"*/{CA}"))]
+
+
+def _write_bundle(place: Installation, present: x509.Certificate, *, without: Sequence[Path] = ()) -> list[Path]:
     """Write the certificates that count, ``present`` first, wherever this installation has them."""
-    others = [path for path, _ in retired(place)]
+    others = [path for path, _ in retired(place) if path not in without]
     coming = next_authority(place).own.certificate
     certificates = [present, *(load_certificate(path) for path in (coming, *others) if path.exists())]
     unique = list(dict.fromkeys(certificate.public_bytes(Encoding.PEM) for certificate in certificates))
-    targets = [place.ca_file, *sorted(place.servers.glob(f"*/{CA}")), *sorted(place.operators.glob(f"*/{CA}"))]
+    targets = _bundles(place)
     for target in targets:
         replace(target, b"".join(unique), PUBLIC)
     return targets

@@ -11,7 +11,7 @@ from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import BusError, ConfigError
 from attestream.installation.accounts import Accounts, accounts
 from attestream.installation.bus_keys import load_seed
-from attestream.installation.certificate_authority import introduce, next_authority, prune_authorities, take
+from attestream.installation.certificate_authority import introduce, is_introduced, next_authority, prune_authorities, take
 from attestream.installation.cluster_secret import prune_cluster_secret, rotate_cluster_secret
 from attestream.installation.live import publish_roster
 from attestream.installation.places import SYSTEM, Installation
@@ -123,7 +123,7 @@ def rotate_ca(place: Installation, *, overlap_s: int) -> list[str]:
     """
     now = dt.datetime.now(dt.UTC)
     try:
-        if not next_authority(place).own.key.exists():
+        if not is_introduced(place):
             files = introduce(place, now)
             reload_embedded(place)
             return [
