@@ -50,7 +50,11 @@ class RosterFile:
         """Keep ``vouchers`` as well; that they can not be kept is logged."""
         if self._vouchers is None:
             return
-        kept = self.vouchers()
+        try:
+            kept = self.vouchers()
+        except ConfigError as error:
+            _log.warning("%s: they are written anew", error.message)
+            kept = []
         _write(self._vouchers, msgspec.msgpack.encode([*kept, *(one for one in vouchers if one not in kept)]))
 
     @property

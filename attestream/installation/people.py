@@ -28,6 +28,7 @@ SIGNING_KEY: Final = "signing.pem"
 ROOT: Final = "root.pem"
 CA: Final = "ca.pem"
 ROSTER: Final = "roster"
+VOUCHERS: Final = "roster.vouchers"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z", re.ASCII)
 _CONFIG: Final = """\
@@ -109,7 +110,7 @@ def discard(directory: Path) -> bool:
     """
     if not directory.is_dir():
         return False
-    for file in (CREDENTIALS, SIGNING_KEY, ROOT, CA, FILE_NAME, ROSTER):
+    for file in (CREDENTIALS, SIGNING_KEY, ROOT, CA, FILE_NAME, ROSTER, VOUCHERS):
         (directory / file).unlink(missing_ok=True)
     if any(directory.iterdir()):
         return False

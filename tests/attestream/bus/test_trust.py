@@ -1,6 +1,7 @@
 import logging
 import time
 
+import msgspec
 import pytest
 
 from attestream.bus import keyvalue
@@ -15,6 +16,7 @@ from devtools.roster_keys import RosterKeys
 from schemas import subjects, topology
 from schemas.base import encode
 from schemas.enrolment import AgentQuery, DeleteIdentity, Done
+from schemas.events import Signed
 from schemas.roles import Role
 
 QUERY = AgentQuery(agent_id="a")
@@ -303,6 +305,21 @@ async def test_who_was_away_while_a_root_key_came_and_its_voucher_went_goes_on_b
     # Whoever has kept nothing and knows only the former key must be given the new one.
     with pytest.raises(ConfigError, match="another installation"):
         await Trust(pinned, roster_file=tmp_path / "nothing").start(bus)
+
+
+async def test_vouchers_that_can_not_be_read_are_told_at_the_start_and_written_anew_later(keys, tmp_path):
+    file = tmp_path / "roster"
+    file.write_bytes(keys.signed)
+    spoilt = tmp_path / "roster.vouchers"
+    spoilt.write_bytes(b"\xc1")
+    trust = keys.trust(roster_file=file)
+    with pytest.raises(ConfigError, match=r"roster\.vouchers"):
+        await trust.start(None)
+    assert trust.take(keys.signed)
+    keys.succeed_root()
+    assert trust.take(keys.signed)
+    assert trust.roster_bytes == file.read_bytes() == keys.signed
+    assert msgspec.msgpack.decode(spoilt.read_bytes(), type=list[Signed]) == keys.roster.vouchers
 
 
 async def test_who_is_given_another_root_key_by_hand_begins_anew(bus, keys, tmp_path, caplog):

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from attestream.errors import ConfigError
 from attestream.installation.certificate_authority import prune_authorities, retired
+from attestream.installation.people import discard
 from attestream.installation.places import Installation
 from attestream.installation.root_key import prune_root, rotate_root
 from attestream.installation.roster import load_root, load_roster, write_roster
@@ -66,6 +67,11 @@ def test_the_root_key_is_replaced_without_a_bus_and_whoever_knows_the_old_one_fo
     # What needs the root key goes on with the new one.
     set_approvals(place, 2, by="admin", now_ms=1)
     assert open_roster(decode(place.roster.read_bytes(), Signed), pinned)[0].version == roster.version + 1
+
+
+def test_a_persons_directory_goes_with_what_was_learnt_of_the_root_key(place):
+    (place.operator("admin") / "roster.vouchers").touch()
+    assert discard(place.operator("admin"))
 
 
 def test_vouchers_leave_the_roster_when_their_time_is_over(place):
