@@ -37,7 +37,9 @@ class Stage(NamedTuple):
     gap_p99_s: float
     held: Held
     lapses: int
-    """By the end of the stage, since the beginning."""
+    """Results that lapsed and agents that were called unreachable, until the worker was stopped."""
+    restart_lapses: int
+    """And from then until all had been attested again."""
     loaded_s: float
     """From the start of a new worker until it owned all."""
     ready_s: float
@@ -122,7 +124,7 @@ async def window(parts: Stack, agents: Simulator, seconds: float) -> Spent:
 
 async def _stage(parts: Stack, bus: Bus, fleet: Simulator, added: range, interval_s: float) -> Stage:
     """Add some agents; measure with all that there are then."""
-    agents = added.stop
+    agents, before = added.stop, await lapses(parts)
     attestation = Attestation(policy=POLICY, interval_ms=round(1000 * interval_s))
     began = time.monotonic()
     await parts.add([agent_name(number) for number in added], attestation)
@@ -140,6 +142,7 @@ async def _stage(parts: Stack, bus: Bus, fleet: Simulator, added: range, interva
     gaps = await fleet.hear("gaps")
     await parts.settled(agents)
     holding = await held(parts, bus)
+    earlier = await lapses(parts)
     loaded, ready, again = await _restarted(parts, fleet, agents)
     return Stage(
         agents=agents,
@@ -148,7 +151,8 @@ async def _stage(parts: Stack, bus: Bus, fleet: Simulator, added: range, interva
         gap_p50_s=gaps[0],
         gap_p99_s=gaps[1],
         held=holding,
-        lapses=await lapses(parts),
+        lapses=earlier - before,
+        restart_lapses=await lapses(parts) - earlier,
         loaded_s=loaded,
         ready_s=ready,
         again_s=again,

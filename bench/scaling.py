@@ -94,10 +94,12 @@ def show_growth(report: Report, found: Growth) -> None:
     figures |= {f"scaling_idle_{name}_cores": round(found.idle.cores(name), 4) for name in PROCESSES}
     for prefix, stage in (("scaling_own_", found.own), ("scaling_all_", found.everybody)):
         figures |= _stage(prefix, stage)
+    stages = (found.own, found.everybody)
     rows = [
         ("connections", "own", "one for all"),
         *(_row(what, unit, figures, key) for what, unit, key in _ROWS),
-        ("lapses", *(against(stage.lapses, 0, more=False) for stage in (found.own, found.everybody))),
+        ("lapses", *(against(stage.lapses, 0, more=False) for stage in stages)),
+        ("... by the restart", *(against(stage.restart_lapses, 0, more=False) for stage in stages)),
     ]
     caption = (
         f"{_CREDENTIALS} Every {found.interval_s:g} s. Memory: unique set size. Restart: the worker is stopped in order and "
@@ -139,6 +141,7 @@ def _stage(prefix: str, stage: Stage) -> dict[str, Figure]:
             f"{prefix}ready_s": round(stage.ready_s, 2),
             f"{prefix}again_s": round(stage.again_s, 2),
             f"{prefix}lapses": stage.lapses,
+            f"{prefix}restart_lapses": stage.restart_lapses,
         }
         | _load(prefix, stage.load)
         | _held(prefix, stage.held)

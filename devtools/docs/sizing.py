@@ -287,6 +287,7 @@ _GROWTH: Final = (
     ("restart: owned", "loaded_s", " s"),
     ("... challenged", "ready_s", " s"),
     ("... attested", "again_s", " s"),
+    ("lapses, agents called unreachable by that", "restart_lapses", ""),
 )
 
 

@@ -30,7 +30,7 @@ def held(*, worker, server, events=0, results=0):
 
 
 def stage(agents, load, holding):
-    return Stage(agents, 10.0, load, 9.5, 10.0, holding, 0, 1.0, 2.0, 3.0)
+    return Stage(agents, 10.0, load, 9.5, 10.0, holding, 0, 0, 1.0, 2.0, 3.0)
 
 
 @pytest.fixture
