@@ -89,6 +89,9 @@ DATABASE_FAILURES: Final = Metric(
     "{transaction}",
     "Transactions that the database did not take; attribute `reason`: `unreachable`, `locked`, `full` or `refused`.",
 )
+DATABASE_SIZE: Final = Metric(
+    "attestream.database.size", "By", "Bytes of the database of a registrar or verifier; attribute `service`."
+)
 RESTARTS: Final = Metric("attestream.restarts", "{restart}", "Services restarted by `attestream up`; attribute `service`.")
 METRICS: Final = (
     APPRAISALS,
@@ -108,6 +111,7 @@ METRICS: Final = (
     ROSTER_AGE,
     BUS_VIOLATIONS,
     DATABASE_FAILURES,
+    DATABASE_SIZE,
     RESTARTS,
 )
 """Every metric that Attestream reports."""

@@ -307,13 +307,13 @@ class LimitsConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     warnings_per_agent_h: Annotated[int, Meta(ge=1, le=100_000)] = 60
     """Warnings about one agent in an hour that are put on the record one by one; default 60."""
     alarm_ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.8
-    """Share of a stream, of the account's storage or of the disk at which a first alarm is raised; default 0.8."""
+    """Share of a stream, of the account's storage or of a disk at which a first alarm is raised; default 0.8."""
     critical_ratio: Annotated[float, Meta(gt=0, lt=1)] = 0.95
     """Share at which a second one is raised; default 0.95."""
     store_dir: Path | None = None
     """Directory of nats-server's store when it is on the notifier's machine, whose disk is then watched; no default."""
     watch_s: Seconds = 15.0
-    """Seconds between two looks at streams, account and disk; default 15."""
+    """Seconds between two looks at streams, account and disks; default 15."""
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each stream that has a limit, by the stream's name."""

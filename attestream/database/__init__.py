@@ -4,8 +4,9 @@ Each service owns its tables and no service reads another's. Services may share 
 carry the service's name.
 """
 
-from attestream.database.engines import open_engine
+from attestream.database.engines import file_of, open_engine
 from attestream.database.migrations import migrate, run_migrations
+from attestream.database.size import report_size
 from attestream.database.transactions import reading, transaction
 
-__all__ = ["migrate", "open_engine", "reading", "run_migrations", "transaction"]
+__all__ = ["file_of", "migrate", "open_engine", "reading", "report_size", "run_migrations", "transaction"]

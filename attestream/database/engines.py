@@ -51,6 +51,15 @@ def open_engine(
     raise ConfigError(f"no support for {name!r} databases", remedy=_REMEDY)
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of a SQLite database; ``None`` when ``url`` names another kind.
+
+    :raises ConfigError: ``url`` is none.
+    """
+    parsed = _parse(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 def _parse(url: str) -> URL:
     try:
         return make_url(url)

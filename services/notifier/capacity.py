@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,9 @@ from schemas.events import Event, EventKind
 
 HYSTERESIS: Final = 0.05
 """How far below its mark a place must fall before the next alarm about it."""
+
+_BUS: Final = "disk"
+"""The place that is the disk of the bus."""
 
 _MINUTE_MS: Final = 60_000
 _log = logging.getLogger(__name__)
@@ -39,14 +42,21 @@ class Fill(NamedTuple):
 
 
 class Watch:
-    """Raises an alarm when a place passes a mark: on the record, in the log, and as the metric that shows every fill."""
+    """Raises an alarm when a place passes a mark: on the record, in the log, and as the metric that shows every fill.
 
-    def __init__(self, bus: Bus, limits: LimitsConfig, clock: Callable[[], int]) -> None:
+    :param databases: files of databases on this machine, by their services' names; their disks are watched too.
+    """
+
+    def __init__(
+        self, bus: Bus, limits: LimitsConfig, clock: Callable[[], int], *, databases: Mapping[str, Path] | None = None
+    ) -> None:
         self._bus = bus
         self._limits = limits
         self._clock = clock
         self._marks = sorted((limits.alarm_ratio, limits.critical_ratio))
         self._levels: dict[str, int] = {}
+        self._disks = {_BUS: limits.store_dir} if limits.store_dir is not None else {}
+        self._disks |= {f"disk-{service}": path for service, path in (databases or {}).items()}
         self._gauge = gauge(STREAM_FILL)
 
     async def run(self) -> None:
@@ -63,7 +73,7 @@ class Watch:
 
         :raises BusError: when the bus does not answer, or does not take an alarm; it is raised with the next look then.
         """
-        fills = [*await self._streams(), *await self._account(), *self._disk()]
+        fills = [*await self._streams(), *await self._account(), *self._look_at_disks()]
         for fill in fills:
             self._gauge.set(fill.ratio, {"place": fill.place})
         for fill in fills:
@@ -86,17 +96,23 @@ class Watch:
         limited = [tier for tier in tiers if tier.get("limits", {}).get("max_storage", -1) > 0]
         return [Fill("account", tier["storage"], tier["limits"]["max_storage"]) for tier in limited]
 
-    def _disk(self) -> list[Fill]:
-        path: Path | None = self._limits.store_dir
-        if path is None:
-            return []
-        try:
-            disk = os.statvfs(path)
-        except OSError as error:
-            _log.error("the disk of %s can not be looked at: %s", path, error.strerror)
-            return []
-        free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-        return [Fill("disk", total - free, total)] if total else []
+    def _look_at_disks(self) -> list[Fill]:
+        fills, seen = [], set()
+        for place, path in self._disks.items():
+            try:
+                device, disk = path.stat().st_dev, os.statvfs(path)
+            except OSError as error:
+                if place != _BUS and isinstance(error, FileNotFoundError):
+                    # A database may be made later, or lie on another machine.
+                    continue
+                _log.error("the disk of %s can not be looked at: %s", path, error.strerror)
+                continue
+            free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+            # One alarm is enough about a disk with several of them.
+            if total and device not in seen:
+                fills.append(Fill(place, total - free, total))
+            seen.add(device)
+        return fills
 
     async def _judge(self, fill: Fill) -> None:
         before = self._levels.get(fill.place, 0)

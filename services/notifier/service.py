@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from attestream.bus.topology import prepare
 from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config, LimitsConfig, NotifierConfig
+from attestream.database import file_of
 from attestream.errors import ConfigError
 from attestream.lifetime import until_stopped
 from attestream.signing import Signer, TrustedKeys
@@ -40,7 +41,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     try:
         await prepare(bus, sizes=config.limits.sizes(), ages=config.retention.ages())
         await trust.start(bus)
-        async with notifying(bus, config.notifier, signer), watching(bus, config.limits):
+        async with notifying(bus, config.notifier, signer), watching(bus, config.limits, databases=_databases(config)):
             _log.info("ready; key %s, %d webhooks", signer.key_id, len(config.notifier.webhooks))
             await until_stopped(bus, stopped)
     finally:
@@ -73,13 +74,22 @@ async def notifying(
 
 
 @asynccontextmanager
-async def watching(bus: Bus, limits: LimitsConfig, *, clock: Callable[[], int] = unix_ms) -> AsyncIterator[None]:
-    """Raise alarms about what fills up while the block runs."""
-    task = asyncio.create_task(Watch(bus, limits, clock).run())
+async def watching(
+    bus: Bus, limits: LimitsConfig, *, databases: Mapping[str, Path] | None = None, clock: Callable[[], int] = unix_ms
+) -> AsyncIterator[None]:
+    """Raise alarms about what fills up while the block runs; ``databases`` are files of services on this machine."""
+    task = asyncio.create_task(Watch(bus, limits, clock, databases=databases).run())
     try:
         yield
     finally:
         task.cancel()
+
+
+def _databases(config: Config) -> dict[str, Path]:
+    """Return the databases of the same configuration that are files on this machine, by their services' names."""
+    urls = {"registrar": config.registrar.database_url, "verifier": config.verifier.database_url}
+    files = {service: file_of(url) for service, url in urls.items()}
+    return {service: path for service, path in files.items() if path is not None}
 
 
 async def publish_key(bus: Bus, signer: Signer) -> None:

@@ -16,7 +16,7 @@ from attestream.bus.topology import prepare
 from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config, LimitsConfig, RegistrarConfig
-from attestream.database import migrate, open_engine
+from attestream.database import migrate, open_engine, report_size
 from attestream.errors import ConfigError, StorageError
 from attestream.lifetime import until_stopped
 from attestream.pki.profile import PROFILES
@@ -92,7 +92,11 @@ async def serving(
             issuer=identities.issuer if identities is not None else None,
         )
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(publisher.run()), tasks.create_task(_sweep(registrar))]
+            background = [
+                tasks.create_task(publisher.run()),
+                tasks.create_task(_sweep(registrar)),
+                tasks.create_task(report_size(engine, "registrar")),
+            ]
             endpoints = await _serve(bus, registrar, limits or LimitsConfig())
             if bus.trust.checked:
                 keeper = RosterKeeper(bus, engine, clock, publisher.wake)

@@ -13,7 +13,7 @@ from attestream.bus.topology import prepare
 from attestream.bus.trust import configured
 from attestream.clock import unix_ms
 from attestream.config import Config
-from attestream.database import migrate, open_engine
+from attestream.database import migrate, open_engine, report_size
 from attestream.lifetime import until_stopped
 from services.verifier.cluster_secret import SecretFile
 from services.verifier.queries import Queries
@@ -53,10 +53,12 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
             worker = Worker(bus, store, config.verifier, secret, unix_ms, config.limits)
             await Queries(bus, store, worker).serve()
             following = asyncio.create_task(secret.follow())
+            measuring = asyncio.create_task(report_size(engine, "verifier"))
             try:
                 await _work(worker, until_stopped(bus, stopped))
             finally:
                 following.cancel()
+                measuring.cancel()
         finally:
             await bus.close()
     finally:

@@ -77,6 +77,26 @@ async def test_the_disk_and_the_account_are_watched(tmp_path):
         server.kill()
 
 
+async def test_the_disks_of_databases_are_watched_once_each(bus, tmp_path, caplog):
+    registrar, verifier = tmp_path / "registrar.db", tmp_path / "verifier.db"
+    databases = {"registrar": registrar, "verifier": verifier}
+    watch = Watch(bus, LimitsConfig(alarm_ratio=1e-9), lambda: NOW, databases=databases)
+    # Not there yet, or not here.
+    assert watch._look_at_disks() == []
+    assert caplog.text == ""
+    registrar.write_bytes(b"")
+    verifier.write_bytes(b"")
+    (fill,) = watch._look_at_disks()
+    assert fill.place == "disk-registrar"
+    assert 0 < fill.ratio < 1
+    await ensure_topology(bus)
+    await watch.look()
+    assert ("disk-registrar", "capacity.high") in await alarms(bus)
+    # The bus's disk bears its own name.
+    both = Watch(bus, LimitsConfig(store_dir=tmp_path), lambda: NOW, databases=databases)
+    assert [one.place for one in both._look_at_disks()] == ["disk"]
+
+
 async def test_a_record_that_is_full_does_not_swallow_the_alarm(bus, caplog):
     await ensure_topology(bus, sizes={"EVENTS": MIB})
     await jetstream.call(bus, "STREAM.INFO.EVENTS")
