@@ -154,12 +154,13 @@ class Holdings:
 
     async def _take(self, index: int, replaces: int) -> None:
         lease = Lease(self._services.bus, index, self._services.worker, self._session)
-        if not await lease.acquire(self._services.clock(), replaces):
-            return
         partition = Partition(index, lease, self._services)
         try:
+            if not await lease.acquire(self._services.clock(), replaces):
+                return
             await partition.open()
         except AttestreamError as error:
+            # Not passed on: the next turn must not begin, and take them once more, while others are still being opened.
             if not self._refused:
                 log.error("partition %d can not be opened, this is tried again: %s", index, error.message)
             self._refused = True

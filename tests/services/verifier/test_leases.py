@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from attestream.bus import keyvalue
-from attestream.errors import FencedError
+from attestream.errors import BusError, FencedError
 from devtools.pool import allowing, eventually
 from schemas import subjects, topology
 from schemas.events import Standing
 from services.verifier.lease import Fence, Lease, Session, is_over, owners
+from services.verifier.partition import Partition
 
 LEASES = topology.LEASES.name
 
@@ -181,3 +182,33 @@ async def test_a_record_of_what_is_not_held_any_more_is_in_nobodys_way(pool, bus
         return again is not None and again is not old and (await owners(bus))[index].worker == "two"
 
     await eventually(taken_back, 25)
+
+
+async def test_no_partition_is_opened_twice_because_another_can_not_be_taken(pool, bus, monkeypatch):
+    """The bus does not answer about one while another is still being opened: a second owner here would take its evidence
+    from the first, and neither would be closed."""
+    opened, again, refused = [], asyncio.Event(), []
+    acquire, opens = Lease.acquire, Partition.open
+
+    async def acquired(lease, now, replaces=0):
+        if lease._partition == 1 and not refused:
+            refused.append(lease)
+            raise BusError("it could not be written")
+        return await acquire(lease, now, replaces)
+
+    async def slowly(partition):
+        opened.append(partition.index)
+        if opened.count(0) > 1:
+            again.set()
+        elif partition.index == 0:
+            # No longer than it takes other turns to come to it.
+            await asyncio.wait([asyncio.ensure_future(again.wait())], timeout=1)
+        await opens(partition)
+
+    monkeypatch.setattr(Lease, "acquire", acquired)
+    monkeypatch.setattr(Partition, "open", slowly)
+    worker = await pool.start("one")
+    await eventually(lambda: owns_all(worker), 30)
+    assert refused
+    assert opened.count(0) == 1
+    again.set()
