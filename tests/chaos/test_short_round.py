@@ -19,7 +19,7 @@ async def test_nothing_is_lost_whichever_part_dies() -> None:
     """A worker is killed, one is stalled, registrar and notifier die together, and one of three bus servers dies."""
     told: list[str] = []
     plan = Plan(
-        seed=11,
+        seed=2,
         only=ROUND,
         agents=16,
         workers=2,
