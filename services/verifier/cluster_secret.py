@@ -54,6 +54,7 @@ class SecretFile(ClusterSecret):
         self._monotonic = monotonic
         self._looked = monotonic()
         self._mark = _mark(path)
+        self._complaint = ""
         super().__init__(*_read(path))
 
     async def follow(self) -> None:
@@ -70,11 +71,14 @@ class SecretFile(ClusterSecret):
             mark = _mark(self._path)
             if mark == self._mark:
                 return
-            self._mark = mark
             self.current, self._before, self._until = _read(self._path)
         except ConfigError as error:
-            _log.error("the last cluster secret goes on: %s (%s)", error.message, error.hint)
+            # Looked at again: whoever sets this right may change nothing but a mode, or the other file.
+            if error.message != self._complaint:
+                _log.error("the last cluster secret goes on: %s (%s)", error.message, error.hint)
+            self._complaint = error.message
         else:
+            self._mark, self._complaint = mark, ""
             _log.info("nonces are made from another cluster secret now")
 
 

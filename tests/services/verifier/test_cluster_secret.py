@@ -92,5 +92,20 @@ def test_a_file_that_can_not_be_used_leaves_the_last_secret_in_use(secret, path,
     assert NEW in list(secret.of(0))
 
 
+@pytest.mark.parametrize("name", ["cluster.secret", "cluster.secret.before"])
+def test_a_copy_whose_mode_is_set_right_later_is_taken_up(secret, path, time, caplog, name):
+    """It was copied for all to read; chmod changes neither its content nor its time. The old one may be a thief's by now."""
+    at = replaced(path, before=OLD)
+    path.with_name(name).chmod(0o644)
+    for _ in range(3):
+        time[0] += 1
+        assert list(secret.of(at)) == [OLD]
+    assert caplog.text.count("Run `chmod 600") == 1
+    path.with_name(name).chmod(0o600)
+    time[0] += 1
+    assert NEW in list(secret.of(at))
+    assert secret.current == NEW
+
+
 def test_a_secret_that_does_not_change_is_compared_once():
     assert list(ClusterSecret(OLD).of(1)) == [OLD]
