@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -64,7 +63,7 @@ class Bus:
         """Prepare a connection; :func:`connect` makes it and tells what is raised."""
         self.settings = settings
         self._link = Link(settings)
-        self.nc: Client = self._link.client
+        self.nc = self._link.client
         """The raw client, for hot paths."""
         self.holder = self._link.holder
         """Who this process is on the bus; ``None`` without credentials."""

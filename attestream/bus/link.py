@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import nats.errors
-from nats.aio.client import Client
 
 from attestream.bus.encryption import required
 from attestream.bus.identity import Holder, Login, from_file
@@ -55,7 +54,7 @@ class Link:
             websocket=settings.urls[0].startswith(("ws://", "wss://")),
             failed=self._failed,
         )
-        self.client: Client = BoundedClient(terms)
+        self.client = BoundedClient(terms)
         self.violations = Violations()
         self._opened = False
         self._reasons: dict[str, AttestreamError] = {}

@@ -7,14 +7,17 @@ import importlib
 import random
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import ParseResult
 
 import nats.errors
 from nats.aio.client import Client, Server, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport, Transport
 
+from attestream.bus.direct import DirectParser, Take
 from attestream.errors import ConfigError
 
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -24,7 +27,7 @@ UNACKNOWLEDGED_S: Final = 5.0
 """How long what was sent may go unacknowledged by the server's host before the connection is given up. TCP would try for a
 quarter of an hour, at times that lie further apart each time, and so come back late to a host that is there again."""
 
-GATHER_S: Final = 0.002
+GATHER_S: Final = 0.004
 """How long a busy connection lets messages gather before it reads again."""
 
 _MAX_SPREAD_FACTOR: Final = 4
@@ -124,12 +127,55 @@ class BoundedClient(Client):
     def __init__(self, terms: Terms) -> None:
         super().__init__()
         self._terms = terms
+        self._ps: DirectParser = DirectParser(self)
         self._transport = websocket_transport() if terms.websocket else BoundedTransport()
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
         """The context of the next TLS connection."""
         return self._terms.context()
+
+    async def hear(self, subject: str, take: Take) -> Subscription:
+        """Have ``take`` called for each message on ``subject`` as soon as it is read, without its headers.
+
+        What is not taken in time waits on the wire, not here. Raises what ``subscribe`` does.
+        """
+
+        async def before(message: Msg) -> None:
+            # Read before the parser has been told, which is after the server.
+            take(message.subject, message.data)
+
+        subscription = await self.subscribe(subject, cb=before)
+        self._ps.takers[subscription._id] = take  # noqa: SLF001  # nothing else names it
+        return subscription
+
+    async def publish_all(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
+        """Publish small messages without headers at once, each with its subject, where to reply, and its data.
+
+        Subjects and replies are not examined: they must be of :mod:`schemas.subjects` and inboxes of this connection. Raises
+        what ``publish`` does.
+        """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        frames = b"".join(
+            [b"PUB %s %s %d\r\n%s\r\n" % (to.encode(), back.encode(), len(data), data) for to, back, data in messages]
+        )
+        if not self.is_connected and len(frames) + self._pending_data_size > self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError
+        self.stats["out_msgs"] += len(messages)
+        self.stats["out_bytes"] += sum(len(data) for _, _, data in messages)
+        await self._send_command(frames)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        take = self._ps.takers.get(sid)
+        if take is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            self._ps.hand(take, subject, data)
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._terms.websocket and not self._transport:

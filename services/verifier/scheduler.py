@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from random import SystemRandom
+from random import Random
 from typing import Final
 
 import nats.errors
@@ -65,7 +65,7 @@ POSTPONED: Final = 3
 STARTS_MS: Final = 4
 """Time between two agents that start over at the same time, while their intervals have room for that."""
 
-_random: Final = SystemRandom()
+_random: Final = Random()  # noqa: S311  # jitter, not a secret: who guesses when an agent is asked can not answer earlier
 
 
 def monotonic_ms() -> int:
@@ -201,8 +201,7 @@ class Scheduler:
                 self._due(attester)
             self._turned = now
             await self._tick(now)
-            while self.waiting and self._may_challenge(monotonic_ms()):
-                await self._challenge(self._next())
+            await self._challenge_all()
             await asyncio.sleep(TURN_S)
 
     def _may_challenge(self, now: int) -> bool:
@@ -254,14 +253,30 @@ class Scheduler:
             return True
         return attester.partition.behind and monotonic_ms() < attester.due_at + POSTPONED * self._timeout
 
-    async def _challenge(self, attester: Attester) -> None:
-        if attester.in_flight or not attester.watched:
+    async def _challenge_all(self) -> None:
+        """Challenge as many of those that wait as may be challenged now, by one write."""
+        challenges = []
+        while self.waiting and self._may_challenge(monotonic_ms()):
+            challenge = self._challenge(self._next())
+            if challenge is not None:
+                challenges.append(challenge)
+        if not challenges:
             return
+        try:
+            await self._bus.nc.publish_all(challenges)
+        except nats.errors.Error as error:
+            # They count as missed at their deadline, and are issued again.
+            log.warning("%d agents can not be challenged: %s", len(challenges), error)
+
+    def _challenge(self, attester: Attester) -> tuple[str, str, bytes] | None:
+        """Return the next challenge of ``attester``: where it goes, where the answer is awaited, and what it says."""
+        if attester.in_flight or not attester.watched:
+            return None
         if not attester.partition.owned:
             # A lease that is only late will be renewed.
             if attester.partition.is_open:
                 self._wheel.set(attester, monotonic_ms() + LEASE_MS)
-            return
+            return None
         issued = monotonic_ms()
         attester.late_ms = max(0, issued - attester.due_at)
         attester.due_at = issued + self._timeout
@@ -290,11 +305,7 @@ class Scheduler:
         # Whoever knows where one agent answers must not know where another does.
         attester.reply = challenge.nonce[:8].hex()
         reply = f"{self._reply_prefix}.{attester.reply}.{attester.token}"
-        try:
-            await self._bus.nc.publish(subjects.challenge_of(attester.token), encode(challenge), reply=reply)
-        except nats.errors.Error as error:
-            # It counts as missed at its deadline, and is issued again.
-            log.warning("%s can not be challenged: %s", attester.agent_id, error)
+        return subjects.challenge_of(attester.token), reply, encode(challenge)
 
     async def _missed(self, attester: Attester) -> None:
         self._count_missed.add(1)

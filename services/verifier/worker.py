@@ -146,7 +146,7 @@ class Worker:
 
     async def run(self) -> None:
         """Take part in the pool, for ever."""
-        await self._bus.nc.subscribe(f"{self._inbox}.*.*", cb=self._answer)
+        await self._bus.nc.hear(f"{self._inbox}.*.*", self._answer)
         await self._steering.serve()
         forget = self._bus.on_reconnect(self._reconnected)
         try:
@@ -233,21 +233,21 @@ class Worker:
                 self._returned.set()
                 await asyncio.sleep(LOOK_S)
 
-    async def _answer(self, message: Any) -> None:
-        _, reply, token = message.subject.rsplit(".", 2)
+    def _answer(self, subject: str, data: bytes) -> None:
+        _, reply, token = subject.rsplit(".", 2)
         if reply == TICK and token.isdigit():
             self.scheduler.heard(int(token))
             return
         attester = self._roster.get(token)
         if attester is None:
             return
-        if not message.data:
+        if not data:
             # The server's own answer when nobody listens (status 503).
             if reply == attester.reply:
                 self.scheduler.absent(attester)
             return
         try:
-            evidence = _EVIDENCE.decode(message.data)
+            evidence = _EVIDENCE.decode(data)
         except SchemaError as error:
             log.warning("%s answered with what is not evidence: %s", attester.agent_id, error)
             return

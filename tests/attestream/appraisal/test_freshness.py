@@ -1,3 +1,5 @@
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +68,10 @@ def test_different_challenges_have_different_nonces(agent, seq, at, other, other
     same = (agent, seq, at) == (other, other_seq, other_at)
 
     assert (nonce(SECRET, agent, seq, at) == nonce(SECRET, other, other_seq, other_at)) is same
+
+
+@pytest.mark.parametrize("size", [1, 32, 63, 64, 65, 200])
+def test_nonce_is_the_hmac_of_rfc_2104(size):
+    secret = bytes(range(size))
+    message = b"attestream/nonce/1" + (7).to_bytes(4, "big") + b"agent-0" + (5).to_bytes(8, "big") + (9).to_bytes(8, "big")
+    assert nonce(secret, "agent-0", 5, 9) == hmac.digest(secret, message, "sha256")

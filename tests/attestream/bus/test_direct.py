@@ -1,0 +1,114 @@
+"""Messages that are dealt with as they are read: however the stream is cut, each arrives once, in order, and alone."""
+
+import asyncio
+import logging
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestream.bus.connection import BusSettings, connect
+from attestream.bus.direct import DirectParser
+from devtools.pool import eventually
+
+DIRECT, QUEUED = 7, 8
+
+
+class Reader:
+    """What a parser hands on to: notes the messages of every subscription in one list."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, str, bytes]] = []
+        self.parser = DirectParser(self)
+        self.parser.takers[DIRECT] = lambda subject, data: self.heard.append((DIRECT, subject, data))
+
+    async def _process_msg(self, sid, subject, reply, data, headers) -> None:
+        take = self.parser.takers.get(sid)
+        if take is None:
+            self.heard.append((sid, subject.decode(), data))
+        else:
+            self.parser.hand(take, subject, data)
+
+    async def _process_ping(self) -> None:
+        self.heard.append((0, "ping", b""))
+
+
+def frame(sid: int, number: int, data: bytes, headers: bytes, reply: bytes) -> bytes:
+    subject = b"att.%d" % number
+    back = reply + b" " if reply else b""
+    if headers:
+        block = b"NATS/1.0\r\nA: " + headers.hex().encode() + b"\r\n\r\n"
+        return b"HMSG %s %d %s%d %d\r\n%s%s\r\n" % (subject, sid, back, len(block), len(block) + len(data), block, data)
+    return b"MSG %s %d %s%d\r\n%s\r\n" % (subject, sid, back, len(data), data)
+
+
+MESSAGES = st.tuples(
+    st.sampled_from([DIRECT, DIRECT, QUEUED, 0]),
+    st.one_of(st.binary(max_size=60), st.sampled_from([b"\r\n", b"MSG a 7 2\r\nhi\r\n", b"PING\r\n"])),
+    st.binary(max_size=4),
+    st.sampled_from([b"", b"_INBOX.x"]),
+)
+
+
+@given(st.lists(MESSAGES, max_size=12), st.lists(st.integers(1, 80), max_size=12))
+def test_each_message_arrives_once_and_in_order_however_it_is_cut(messages, cuts):
+    expected, wire = [], b""
+    for number, (sid, data, headers, reply) in enumerate(messages):
+        wire += frame(sid, number, data, headers, reply) if sid else b"PING\r\n"
+        expected.append((sid, f"att.{number}", data) if sid else (0, "ping", b""))
+
+    async def read() -> list[tuple[int, str, bytes]]:
+        reader, at = Reader(), 0
+        for cut in (*cuts, len(wire)):
+            if at < len(wire):
+                await reader.parser.parse(wire[at : at + cut])
+            at += cut
+        return reader.heard
+
+    assert asyncio.run(read()) == expected
+
+
+async def test_over_a_real_bus_beside_ordinary_subscriptions(nats_server, bus, caplog):
+    receiver = await connect(BusSettings(urls=[nats_server.url], name="receiver"))
+    heard, queued = [], []
+
+    def take(subject, data):
+        heard.append((subject, data))
+        if data == b"3":
+            raise ValueError("one bad message")
+
+    async def keep(message):
+        queued.append(message.data)
+
+    await receiver.nc.hear("t.direct.*", take)
+    await receiver.subscribe("t.queued", keep)
+    await receiver.nc.flush()
+    with caplog.at_level(logging.ERROR):
+        for number in range(200):
+            await bus.nc.publish(f"t.direct.{number}", b"%d" % number, headers={"A": "b"} if number % 3 else None)
+            await bus.nc.publish("t.queued", b"%d" % number)
+        await eventually(lambda: len(heard) == len(queued) == 200)
+    assert heard == [(f"t.direct.{number}", b"%d" % number) for number in range(200)]
+    assert [record.message for record in caplog.records] == ["a subscription's callback failed"]
+    # Nobody listens: the server says so with headers alone.
+    await receiver.nc.publish("t.nobody", b"x", reply="t.direct.none")
+    await eventually(lambda: heard[-1] == ("t.direct.none", b""))
+    await receiver.close()
+
+
+async def test_many_are_published_at_once_and_survive_a_reconnect(nats_server, bus):
+    receiver = await connect(BusSettings(urls=[nats_server.url], name="receiver", reconnect_spread_s=0.1))
+    heard = []
+    await receiver.nc.hear("t.many.*", lambda subject, data: heard.append((subject, data)))
+    await receiver.nc.flush()
+    for _ in range(2):
+        heard.clear()
+        messages = [(f"t.many.{number}", f"t.back.{number}", bytes(number)) for number in range(50)]
+        await bus.nc.publish_all(messages)
+        await eventually(lambda: len(heard) == 50)
+        assert heard == [(subject, data) for subject, _, data in messages]
+        nats_server.kill()
+        nats_server.start()
+        await asyncio.gather(bus.connected(20), receiver.connected(20))
+        await eventually(lambda: bus.nc.is_connected and receiver.nc.is_connected, 20)
+        await receiver.nc.flush()
+    await receiver.close()
