@@ -15,16 +15,12 @@ from attestream.errors import BusyError, FencedError
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import PoolPlan, WorkerStatus
-from services.verifier.lease import boot_clock
 from services.verifier.membership import share_out
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """How often a plan is made anew that somebody else was quicker to write."""
-
-READ_S = 0.5
-"""Time between two readings of the plan while the workers stay the same."""
 
 REVIEW_MS = 1_500
 """After a plan for other workers it is looked at once more: heartbeats may have told of loads that were not the newest."""
@@ -42,9 +38,6 @@ class Planner:
         self._name = name
         self._clock = clock
         self._review_at = 0
-        self._plan: PoolPlan | None = None
-        self._read_at = 0.0
-        """When the plan is to be read again, whoever is alive then."""
 
     async def workers(self) -> dict[str, WorkerStatus]:
         """Return the heartbeats of the workers that are alive.
@@ -66,19 +59,15 @@ class Planner:
         """
         workers = await self.workers()
         members = _members(workers)
-        now = self._clock()
-        reviewed = 0 < self._review_at <= now
-        if self._plan is not None and self._plan.members == members and not reviewed and boot_clock() < self._read_at:
-            return self._plan.owners
         plan, revision = await self._read()
+        now = self._clock()
         changed = plan is None or plan.members != members
-        if members and members[0] == self._name and (changed or reviewed):
+        if members and members[0] == self._name and (changed or 0 < self._review_at <= now):
             self._review_at = now + REVIEW_MS if changed else 0
             try:
                 plan = await self._write(workers, members, plan, revision)
             except FencedError:
                 log.debug("another worker has written the plan of the pool")
-        self._plan, self._read_at = plan, boot_clock() + READ_S
         return plan.owners if plan is not None else _NOBODY
 
     async def rebalance(self) -> int:
