@@ -54,6 +54,13 @@ class Examined(msgspec.Struct, frozen=True):
     endorsement: Judgement
     device: Judgement | None
     """Of the IAK, which is proven to have certified the AK; None when there is none."""
+    iak: Public | None
+
+    @property
+    def machine(self) -> Public:
+        """The key that tells the machine: an EK that nobody vouches for may be one of many."""
+        vouched = self.device is not None and self.device.trusted and not self.endorsement.trusted
+        return self.iak if vouched and self.iak is not None else self.ek
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -66,6 +73,8 @@ class Admitted(msgspec.Struct, frozen=True):
     """As in :class:`schemas.enrolment.Identity`."""
     findings: list[Finding]
     """Why: at most warnings."""
+    machine: Public
+    """The key that tells the machine."""
 
 
 def examine(request: EnrolRequest, rules: Rules, *, now: int) -> Examined:
@@ -83,12 +92,13 @@ def examine(request: EnrolRequest, rules: Rules, *, now: int) -> Examined:
     check_attestation_key(ak)
     endorsement = judge_endorsement(request.ek_certificates, rules.store, profile=rules.profile, now=now, key=ek.key())
     _refuse(endorsement, UNCONDITIONAL)
-    device = None
+    device = iak = None
     if request.device is not None and rules.devices is not None:
-        device = _device(request, request.device, ak, rules.devices, rules.profile, now)
+        iak = parse_public(request.device.iak_public)
+        device = _device(request, request.device, iak, ak, rules.devices, rules.profile, now)
         _refuse(device, UNCONDITIONAL)
     own = request.ek_certificates[0] if request.ek_certificates else b""
-    return Examined(ek, ak, own, endorsement, device)
+    return Examined(ek, ak, own, endorsement, device, iak)
 
 
 def decide(examined: Examined, accept_ek: AcceptEk) -> Admitted:
@@ -123,7 +133,7 @@ def decide(examined: Examined, accept_ek: AcceptEk) -> Admitted:
 
 
 def _admitted(examined: Examined, trust: str, findings: list[Finding]) -> Admitted:
-    return Admitted(examined.ek, examined.ak, examined.ek_certificate, trust, findings)
+    return Admitted(examined.ek, examined.ak, examined.ek_certificate, trust, findings, examined.machine)
 
 
 def _warnings(judgement: Judgement) -> list[Finding]:
@@ -141,10 +151,9 @@ def _refuse(judgement: Judgement, codes: frozenset[str] | None = None) -> None:
 
 
 def _device(
-    request: EnrolRequest, device: DeviceIdentity, ak: Public, store: TrustStore, profile: Profile, now: int
+    request: EnrolRequest, device: DeviceIdentity, iak: Public, ak: Public, store: TrustStore, profile: Profile, now: int
 ) -> Judgement:
     """Judge the device identity; its proof of the AK must be right in any case."""
-    iak = parse_public(device.iak_public)
     check_attestation_key(iak)
     wanted = certified_data(request)
     try:

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registrar.admission import Admitted
+from services.registrar.machines import key_digest
 from services.registrar.tables import CLAIMS, challenge
 
 MAX_PER_AGENT: Final = 8
@@ -60,6 +61,7 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
             "ak_name": admitted.ak.name,
             "transport_key": self.transport_key,
             "bus_key": self.bus_key,
+            "ek_digest": key_digest(admitted.machine.tpm2b),
         }
 
 

@@ -14,10 +14,10 @@ from attestream.errors import EnrolmentError, UnknownAgentError
 from schemas.enrolment import AgentsQuery, Identity, IdentityPage
 from schemas.subjects import AGENT_ID
 from services.registrar import machines
-from services.registrar.tables import CLAIMS, identity
+from services.registrar.tables import CLAIMS, TEXTS, identity
 
 MAX_PAGE: Final = 500
-_NOTHING: Final[dict[str, Any]] = {**{name: "" if name == "ek_trust" else b"" for name in CLAIMS}, "ek_digest": ""}
+_NOTHING: Final[dict[str, Any]] = {name: "" if name in TEXTS else b"" for name in CLAIMS}
 _WHOLE_ROW: Final = (
     update(identity)
     .where(identity.c.agent_id == bindparam("agent_id_"))
@@ -49,7 +49,8 @@ async def record(
     :param proven: agent id, and the claims.
     """
     rows = await _lock(connection, {agent_id for agent_id, _ in proven})
-    digests = [machines.key_digest(claims["ek_public"]) for _, claims in proven]
+    # A challenge of an older version does not tell it.
+    digests = [claims.get("ek_digest") or machines.key_digest(claims["ek_public"]) for _, claims in proven]
     enrolled = await machines.by_key(connection, digests) if proven else {}
     outcomes: list[Recorded | EnrolmentError] = []
     changed: dict[str, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 A machine is told by its endorsement key, whatever the rest of the public area says: an agent may choose that freely. A TPM
 can make further endorsement keys from other templates; whether those count is for the EK policy to say (``accept_ek``).
+Where nobody but the IAK speaks for the machine, any endorsement key would do, one of software too: the IAK tells it then.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ _REMEDY: Final = (
 )
 
 
-def key_digest(ek_public: bytes) -> str:
-    """Return what tells a machine: the SHA-256 of its endorsement key as SubjectPublicKeyInfo, in hexadecimal.
+def key_digest(public: bytes) -> str:
+    """Return what tells a machine: the SHA-256 of its endorsement key, or of the IAK that is vouched for in the place of
+    that, as SubjectPublicKeyInfo, in hexadecimal.
 
-    :param ek_public: TPM2B_PUBLIC.
+    :param public: TPM2B_PUBLIC.
     """
-    key = parse_public(ek_public).key()
+    key = parse_public(public).key()
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 

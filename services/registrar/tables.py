@@ -8,14 +8,17 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 
 MIGRATIONS: Final = "services.registrar.migrations"
 
-CLAIMS: Final = ("ek_public", "ek_certificate", "ek_trust", "findings", "ak_public", "ak_name", "transport_key")
-"""Columns that a challenge hands to the identity once it is proven. ``findings`` is MessagePack."""
+CLAIMS: Final = ("ek_public", "ek_certificate", "ek_trust", "findings", "ak_public", "ak_name", "transport_key", "ek_digest")
+"""Columns that a challenge hands to the identity once it is proven. ``findings`` is MessagePack. ``ek_digest`` tells which
+machine it is (:mod:`services.registrar.machines`); it is empty with the keys."""
+TEXTS: Final = ("ek_trust", "ek_digest")
+"""Those that are no bytes."""
 
 _METADATA: Final = MetaData()
 
 
 def _claims() -> list[Column[object]]:
-    return [Column(name, String if name == "ek_trust" else LargeBinary, nullable=False) for name in CLAIMS]
+    return [Column(name, String if name in TEXTS else LargeBinary, nullable=False) for name in CLAIMS]
 
 
 identity: Final = Table(
@@ -27,8 +30,6 @@ identity: Final = Table(
     Column("enrolment", Integer, nullable=False),
     *_claims(),
     Column("at", BigInteger, nullable=False),
-    # Which machine it is (services.registrar.machines); empty with the keys.
-    Column("ek_digest", String, nullable=False),
 )
 
 challenge: Final = Table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,19 +17,31 @@ from attestream.credentials.nkey import Kind, NKey
 from attestream.errors import EnrolmentError
 from attestream.tpm.algorithms import hash_named
 from attestream.tpm.certification import Certification, build_certification, parse_certification
+from attestream.tpm.credential import open_credential
 from attestream.tpm.public import Attribute, build_public, parse_public
 from devtools.certificates import Authority
 from devtools.machine_maker import PERSISTENT, Equipment, equip
 from devtools.soft_tpm import SoftTpm
 from devtools.swtpm import Swtpm
 from schemas import subjects, topology
-from schemas.base import decode
-from schemas.enrolment import AgentQuery, DeviceIdentity, EnrolChallenge, EnrolRequest, Identity, certified_data
+from schemas.base import decode, encode
+from schemas.enrolment import (
+    ActivateRequest,
+    AgentQuery,
+    DeviceIdentity,
+    EnrolChallenge,
+    Enrolled,
+    EnrolRequest,
+    Identity,
+    certified_data,
+    transcript,
+)
 from schemas.events import Event
 from services.agent import identity as identities
 from services.agent.device_keys import DeviceIdentityError, DeviceKeys
 from services.agent.enrolment import enrol
 from services.agent.tpm_device import TpmDevice
+from services.registrar.machines import MAX_IDS
 from services.registrar.service import serving
 
 NOW = 1_800_000_000_000
@@ -154,6 +167,27 @@ async def test_who_has_heard_a_request_does_not_pass_for_the_machine_by_an_ek_of
             await ask(bus, msgspec.structs.replace(heard, ek_public=ek))
         with pytest.raises(EnrolmentError, match="not made for this challenge"):
             await ask(bus, msgspec.structs.replace(heard, ek_public=ek, bus_key=key.public))
+
+
+async def test_a_machine_that_its_device_identity_admits_is_told_by_it_whatever_ek_it_shows(bus, registrar, machines):
+    """Nobody has certified the EK, so that root of the machine may show one of software for each id."""
+    for number in range(MAX_IDS + 1):
+        software, name = SoftTpm(ek="p256", ak="p256"), f"again-{number}"
+        request = msgspec.structs.replace(machines[0].request(name), ek_public=software.ek_public, device=None)
+        request = msgspec.structs.replace(request, device=machines[0].keys.prove(request))
+        sent = encode(request)
+        reply = bytes((await bus.replies.ask(subjects.REGISTRAR_ENROL, sent, None, 10)).data)
+        challenge = decode(reply, EnrolChallenge)
+        ak_name = parse_public(request.ak_public).name
+        ek = parse_public(software.ek_public)
+        secret = open_credential(software._ek_key, ek, ak_name, challenge.credential, challenge.secret)
+        proof = hmac.digest(secret, transcript(sent, reply), "sha256")
+        activate = ActivateRequest(agent_id=name, challenge_id=challenge.challenge_id, proof=proof)
+        if number < MAX_IDS:
+            assert (await bus.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled)).agent_id == name
+        else:
+            with pytest.raises(EnrolmentError, match="under 8 ids already"):
+                await bus.request(subjects.REGISTRAR_ACTIVATE, activate, Enrolled)
 
 
 async def test_an_idevid_of_another_machine_is_refused(bus, registrar, machines):
