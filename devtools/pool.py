@@ -36,7 +36,7 @@ from services.verifier.queries import Queries
 from services.verifier.store import Store
 from services.verifier.worker import Worker
 
-_KEYS = KeyPool(2)
+_KEYS = KeyPool(2, own=("ek",))
 
 
 def digest_of(path: str) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from attestream.bus.stored import last_messages
+from attestream.bus.stored import Stored, last_messages
 from attestream.clock import unix_ms
 from attestream.credentials.nkey import Kind, NKey
 from attestream.installation.roster import load_roster
@@ -26,7 +26,7 @@ from devtools.secure_up import PATIENCE_S, SecureUp, environment
 from schemas import subjects, topology
 from schemas.base import decode, encode
 from schemas.commands import DeleteAgent
-from schemas.events import Event, EventKind
+from schemas.events import DeadLetter, Event, EventKind
 from schemas.roles import Role
 
 PEOPLE = {"olga": "operator", "paul": "policy-author", "petra": "policy-author", "otto": "observer", "anna": "auditor"}
@@ -63,13 +63,19 @@ class People:
     def record(self, kind: EventKind) -> list[Event]:
         """Return the last event of ``kind`` about each of whom it tells, as an auditor reads them."""
 
-        async def read() -> list[Event]:
+        return [decode(message.data, Event) for message in self._read(topology.EVENTS.name, subjects.events_of_kind(kind))]
+
+    def dead_commands(self) -> list[DeadLetter]:
+        """Return the last command that could not be processed, with its reason, as an auditor reads it."""
+        return [decode(message.data, DeadLetter) for message in self._read(topology.DEAD.name, subjects.dead("COMMANDS"))]
+
+    def _read(self, stream: str, subject: str) -> list[Stored]:
+        async def read() -> list[Stored]:
             bus = await connect_with(self.up.url, self.directory / "anna" / "bus.creds")
             try:
-                found = await last_messages(bus, topology.EVENTS.name, [subjects.events_of_kind(kind)])
+                return await last_messages(bus, stream, [subject])
             finally:
                 await bus.close()
-            return [decode(message.data, Event) for message in found]
 
         return asyncio.run(read())
 
@@ -190,8 +196,9 @@ def test_who_is_revoked_is_out_with_all_that_was_signed_before(people):
     asyncio.run(revoke())
     assert people.told(EventKind.OPERATOR_REVOKED, "operator rudi") == "admin"
     deadline = time.monotonic() + PATIENCE_S
-    while not any(event.command_id == command.command_id for event in people.record(EventKind.FORBIDDEN)):
+    while not (dead := [letter for letter in people.dead_commands() if letter.data == data]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert "was revoked" in dead[0].message
     assert people.does("rudi", "agents", "list") == "forbidden"
     assert people.does("olga", "agents", "show", "machine") == "done"
