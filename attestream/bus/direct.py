@@ -44,7 +44,7 @@ class DirectParser(Parser):
     def hand(self, take: Take, subject: bytes, data: bytes) -> None:
         """Have a message dealt with. What goes wrong must not end the reading."""
         try:
-            take(subject.decode(), data)
+            take(subject.decode("ascii", "backslashreplace"), data)
         except Exception:  # noqa: BLE001  # whatever it is: nobody but the log could be told
             _LOG.exception("a subscription's callback failed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
+import re
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
@@ -34,6 +35,8 @@ _MAX_SPREAD_FACTOR: Final = 4
 _MESSAGE: Final = b"MSG "
 """In the line before each message, with and without headers."""
 _FREE_READS: Final = 16
+_HEADERS: Final = re.compile(rb"NATS/1\.0(?: [ -~]*)?\r\n(?:[!-9;-~]+:[^\r\n]*\r\n)*\r\n\Z")
+"""Headers as clients of good will and servers write them: a status perhaps, and lines of a name and a value."""
 
 
 class Pace:
@@ -170,6 +173,14 @@ class BoundedClient(Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        # Whatever a client puts there comes here. It must neither end the connection nor pass for what the server has added.
+        return await super()._process_headers(headers) if headers and _HEADERS.match(headers) else None
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
+        # The same, of subjects. None of ours has any but ASCII.
+        return cast("Msg", super()._build_message(sid, _ascii(subject), _ascii(reply), data, headers))
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         take = self._ps.takers.get(sid)
         if take is None:
@@ -221,6 +232,10 @@ class BoundedClient(Client):
         if self._terms.websocket or (initial_connection and self._terms.encrypted):
             info = {key: value for key, value in info.items() if key != "connect_urls"}
         await super()._process_info(info, initial_connection)
+
+
+def _ascii(text: bytes) -> bytes:
+    return text if text.isascii() else text.decode("ascii", "backslashreplace").encode()
 
 
 class UnaskedError(nats.errors.Error):
