@@ -47,13 +47,15 @@ _ASKER: Final = msgspec.json.Decoder(_Asker)
 
 
 class Gate:
-    """Lets enrolment requests through at the rates of ``limits``. ``clock`` is steady, in seconds.
+    """Lets enrolment requests through at the rates of ``limits``. ``clock`` is steady, in seconds; ``told`` says whether the
+    bus tells who asks.
 
     Anybody who may enrol can make up ids and endorsement keys without end, but not addresses. So half of what may pass at
     once is kept for those who have not used up the share of their address: whoever floods gets what is left by others.
     """
 
-    def __init__(self, limits: LimitsConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: LimitsConfig, clock: Callable[[], float] = time.monotonic, *, told: bool = False) -> None:
+        self._told = told
         everybody, per_minute = limits.enrolments_per_s, limits.enrolments_per_agent_min
         burst = max(1, int(BURST_S * everybody))
         self._all = TokenBucket(1 / everybody, burst, clock)
@@ -85,7 +87,8 @@ class Gate:
         if not machine.take():
             raise BusyError("this machine asks for enrolment too often", retry_after_s=machine.wait_s)
         share = self._sources.of(source)
-        within = not source or share.take()
+        # Requests of which the server tells nothing have one share together: headers can be such that it is not found.
+        within = share.take() if source or self._told else True
         if not self._all.take(leave=0 if within else self._kept):
             raise BusyError("too many agents ask for enrolment", retry_after_s=max(self._all.wait_s, share.wait_s))
 

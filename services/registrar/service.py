@@ -153,7 +153,7 @@ async def _serve(bus: Bus, registrar: Registrar, limits: LimitsConfig) -> list[E
             msgspec.Raw,  # type: ignore[type-var]  # see above
             enrol,
             waiting=limits.enrolments_waiting,
-            gate=Gate(limits),
+            gate=Gate(limits, told=bus.holder is not None),
         ),
         await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity, signed=True),

@@ -100,6 +100,13 @@ def test_memory_is_bounded_however_many_there_are():
     assert len(gate._machines._buckets) == len(gate._sources._buckets) == MOST_KEYS
 
 
+def test_who_hides_where_he_asks_from_leaves_others_their_share():
+    """Headers can be such that what the server adds to them is not found."""
+    gate = Gate(LimitsConfig(enrolments_per_s=20), Clock(), told=True)
+    assert strangers(gate, "", 100) == 20
+    assert strangers(gate, "elsewhere", 1) == 1
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
