@@ -7,9 +7,11 @@ comes a thousand times a second that costs as much as everything that is done ab
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Final
 
+from nats.protocol import parser as library
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 _LOG: Final = logging.getLogger(__name__)
@@ -18,6 +20,10 @@ _WITHOUT: Final = b"MSG"
 _WITH_HEADERS: Final = b"HMSG"
 _FIELDS: Final = (3, 4)
 """Of the line before a message: subject, number of the subscription, perhaps where to reply, its size."""
+
+# The server puts one space between fields; other white space is part of a subject. Both parsers go by the same rule.
+library.MSG_RE = re.compile(rb"\AMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+)\r\n")
+library.HMSG_RE = re.compile(rb"\AHMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+) (\d+)\r\n")
 
 Take = Callable[[str, bytes], None]
 """Called with subject and data of each message. It must be quick: nothing else is read meanwhile."""

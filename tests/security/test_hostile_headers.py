@@ -114,8 +114,8 @@ async def test_evidence_with_such_headers_is_one_message_of_many(connected):
     assert [delivery.data for delivery in verifier.heard[:-1]] == [b"hostile"] * len(NOT_ASCII)
 
 
-@pytest.mark.parametrize("token", [b"\xff\xfe", "\u2028".encode()])
-async def test_a_subject_that_is_not_ascii_ends_no_connection(connected, token):
+@pytest.mark.parametrize("token", [b"\xff\xfe", "\u2028".encode(), b"a\x0bb", b"a\x0c7", b"\x00"])
+async def test_a_subject_that_is_no_text_ends_no_connection(connected, token):
     """Whoever may give commands chooses the last token of their subject."""
     verifier, operator = await connected(Role.VERIFIER), await connected(Role.OPERATOR, "olga")
 
