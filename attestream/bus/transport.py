@@ -37,6 +37,7 @@ _MESSAGE: Final = b"MSG "
 _FREE_READS: Final = 16
 _HEADERS: Final = re.compile(rb"NATS/1\.0(?: [ -~]*)?\r\n(?:[!-9;-~]+:[^\r\n]*\r\n)*\r\n\Z")
 """Headers as clients of good will and servers write them: a status perhaps, and lines of a name and a value."""
+_HEADER: Final = re.compile(rb"([!-9;-~]+):([^\r\n]*)\Z")
 
 
 class Pace:
@@ -175,7 +176,9 @@ class BoundedClient(Client):
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         # Whatever a client puts there comes here. It must neither end the connection nor pass for what the server has added.
-        return await super()._process_headers(headers) if headers and _HEADERS.match(headers) else None
+        if not headers or _HEADERS.match(headers):
+            return await super()._process_headers(headers)
+        return _salvaged(headers)
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
         # The same, of subjects. None of ours has any but ASCII.
@@ -232,6 +235,12 @@ class BoundedClient(Client):
         if self._terms.websocket or (initial_connection and self._terms.encrypted):
             info = {key: value for key, value in info.items() if key != "connect_urls"}
         await super()._process_info(info, initial_connection)
+
+
+def _salvaged(headers: bytes) -> dict[str, str]:
+    """Return what is a header among lines that are not all: the server has put its own behind those of a client."""
+    found = filter(None, map(_HEADER.match, headers.split(b"\r\n")[1:]))
+    return {one[1].decode(): one[2].strip().decode("utf-8", "replace") for one in found}
 
 
 def _ascii(text: bytes) -> bytes:

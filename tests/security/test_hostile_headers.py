@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from attestream.bus import objects
 from attestream.bus.consume import Consumer
 from attestream.bus.partitions import partition
+from attestream.bus.stored import last_message
 from devtools.bus_identities import connect_with
 from devtools.pool import eventually
 from devtools.secure_bus import user_credentials
@@ -96,6 +98,25 @@ async def test_nobody_makes_up_the_address_that_he_asks_from(connected, what):
     sources = {message.data: source_of(message) for message in registrar.heard}
     assert "192.0.2.1" not in sources.get(b"hostile", "")
     assert sources[b"honest"].endswith(" 127.0.0.1")
+
+
+@pytest.mark.parametrize("what", [*NOT_ASCII, *UNFINISHED])
+async def test_what_is_stored_with_such_headers_keeps_nobody_from_reading_the_rest(connected, what):
+    """A policy author describes a policy anew, and puts pieces before and behind it."""
+    verifier, author, hostile = [
+        await connected(role, name)
+        for role, name in ((Role.VERIFIER, "me"), (Role.POLICY_AUTHOR, "alice"), (Role.POLICY_AUTHOR, "mallory"))
+    ]
+    bucket, document = topology.POLICIES, f"a policy beside {what}".encode()
+    headers = (NOT_ASCII | UNFINISHED)[what]
+    digest = await objects.put(author, bucket, document)
+    described = objects._meta_subject(bucket, digest)
+    place = json.loads((await last_message(verifier, f"OBJ_{bucket}", described)).data)["nuid"]
+    for subject in (described, f"$O.{bucket}.C.{place}"):
+        await send(hostile, subject.encode(), b"hostile", headers)
+    for reader in (verifier, author):
+        assert await objects.get(reader, bucket, digest) == document
+        assert reader.reconnects == 0
 
 
 async def test_evidence_with_such_headers_is_one_message_of_many(connected):
