@@ -1,5 +1,8 @@
 """Silence is never a pass: what becomes of results and of waiting evidence when every verifier is dead."""
 
+import sqlite3
+from contextlib import closing
+
 from attestream.client import connect, unverified
 from attestream.clock import unix_ms
 from devtools.observer import BAD, storm
@@ -20,6 +23,12 @@ class SlowFleet(SoftFleet):
             await super().publish(evidence)
         else:
             self.kept.append(evidence)
+
+
+def standings(cluster):
+    """Return what the agents' rows tell of them."""
+    with closing(sqlite3.connect(cluster.database("verifier").removeprefix("sqlite:///"))) as connection:
+        return [standing for (standing,) in connection.execute("SELECT standing FROM verifier_attesters")]
 
 
 async def test_results_lapse_and_the_broker_itself_tells_a_durable_subscriber(
@@ -54,6 +63,8 @@ async def test_evidence_that_waited_for_a_verifier_ends_trust_but_never_renews_i
     await cluster.notifier()
     fleet = await make_fleet(2, SlowFleet)
     await attest(fleet, interval_ms=60_000, lease_ms=60_000)
+    # What a row does not tell yet is asked for again, and here nobody would answer.
+    await eventually(lambda: standings(cluster) == ["trusted", "trusted"])
     bad, good = fleet.agents
     before = await tenant.result(good)
     fleet.kept = []
