@@ -126,7 +126,7 @@ def _rate(windows: list[Window]) -> float:
 
 def _memory(found: Compared) -> tuple[float, float]:
     """Return what an agent costs the worker, and all of our servers."""
-    floor = 1.0  # bytes; a worker that shrank has not gained anything
+    floor = 1024.0  # bytes; less than this can not be told from noise, as when a worker has shrunk
     worker = max(floor, found.bytes_ours[WORKER[0]])
     return worker, max(worker, sum(found.bytes_ours[name] for name in OURS_SERVERS))
 
