@@ -21,9 +21,9 @@ _WITH_HEADERS: Final = b"HMSG"
 _FIELDS: Final = (3, 4)
 """Of the line before a message: subject, number of the subscription, perhaps where to reply, its size."""
 
-# The server puts one space between fields; other white space is part of a subject. Both parsers go by the same rule.
-library.MSG_RE = re.compile(rb"\AMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+)\r\n")
-library.HMSG_RE = re.compile(rb"\AHMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+) (\d+)\r\n")
+# The server puts spaces between fields, two where a message of its own has no reply; other white space is part of a subject.
+library.MSG_RE = re.compile(rb"\AMSG ([^ \r\n]+) +(\d+) +(([^ \r\n]+) +)?(\d+)\r\n")
+library.HMSG_RE = re.compile(rb"\AHMSG ([^ \r\n]+) +(\d+) +(([^ \r\n]+) +)?(\d+) +(\d+)\r\n")
 
 Take = Callable[[str, bytes], None]
 """Called with subject and data of each message. It must be quick: nothing else is read meanwhile."""
