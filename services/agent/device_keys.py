@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
-from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPMS_CONTEXT, TSS2_Exception
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TSS2_Exception
 
 from attestream.config import AgentConfig
 from attestream.errors import ConfigError, MalformedError, TpmError
@@ -22,7 +22,7 @@ from schemas.enrolment import MAX_CERTIFICATES, DeviceIdentity, EnrolRequest, ce
 from services.agent.device_templates import HANDLES, IAK, IDEVID, Role, templates
 from services.agent.tpm_device import KeyLostError, TpmDevice
 from services.agent.tpm_nv import MAX_BYTES, certificates, handles
-from services.agent.tpm_objects import flush
+from services.agent.tpm_objects import SavedContext, flush
 from services.agent.tpm_transport import refused_for_good
 
 MAX_HANDLES: Final = 16
@@ -68,7 +68,7 @@ class DeviceKeys:
         self._handles = {IAK.name: config.iak_handle, IDEVID.name: config.idevid_handle}
         self._password = _password(config.iak_password_file) if self._wanted else b""
         self._found: tuple[DeviceKey, DeviceKey | None] | None = None
-        self._saved: TPMS_CONTEXT | None = None
+        self._saved = SavedContext()
 
     def prove(self, request: EnrolRequest) -> DeviceIdentity | None:
         """Return the device identity with the IAK's word for the AK, bound to ``request``; None without one.
@@ -157,28 +157,16 @@ class DeviceKeys:
             tpm.tr_set_auth(handle, self._password)
             yield handle
             return
-        handle = self._from_context(tpm) or self._derive(tpm, key)
+        handle = self._saved.load(tpm) or self._derive(tpm, key)
         try:
             yield handle
         finally:
             flush(tpm, handle)
 
-    def _from_context(self, tpm: ESAPI) -> ESYS_TR | None:
-        """Load the IAK from a saved context: to derive an RSA key takes a TPM many seconds."""
-        if self._saved is None:
-            return None
-        try:
-            return tpm.context_load(self._saved)
-        except TSS2_Exception as error:
-            if not refused_for_good(error):
-                raise
-            self._saved = None  # the TPM was reset since
-            return None
-
     def _derive(self, tpm: ESAPI, key: DeviceKey) -> ESYS_TR:
         template, _ = TPM2B_PUBLIC.unmarshal(key.template)
         handle, *_ = tpm.create_primary(TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT)
-        self._saved = tpm.context_save(handle)
+        self._saved.save(tpm, handle)
         return handle
 
 

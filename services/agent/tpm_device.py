@@ -24,7 +24,6 @@ from tpm2_pytss import (
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
-    TPMS_CONTEXT,
     TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
     TSS2_Exception,
@@ -35,7 +34,7 @@ from attestream.errors import MalformedError, TpmError
 from services.agent import tpm_pcrs
 from services.agent.private_file import read_private, write_private
 from services.agent.tpm_nv import ek_certificates
-from services.agent.tpm_objects import flush, storage_primary
+from services.agent.tpm_objects import SavedContext, flush, storage_primary
 from services.agent.tpm_pcrs import Banks
 from services.agent.tpm_sealed import seal, unseal
 from services.agent.tpm_templates import EK_KINDS, attestation_key, attestation_kind, endorsement_kind
@@ -96,7 +95,7 @@ class TpmDevice:
         self._transport = Transport(tcti, busy_s=busy_s)
         self._key_file = data_dir / "ak.key"
         self._stored: StoredKey | None = None
-        self._saved: TPMS_CONTEXT | None = None
+        self._saved = SavedContext()
 
     def endorsement_key(self) -> EndorsementKey:
         """Derive the EK and read its certificates.
@@ -118,7 +117,7 @@ class TpmDevice:
         """
 
         def public(tpm: ESAPI) -> bytes:
-            handle = self._from_context(tpm) or self._from_file(tpm) or self._make(tpm)
+            handle = self._saved.load(tpm) or self._from_file(tpm) or self._make(tpm)
             flush(tpm, handle)
             return self._stored.public if self._stored else b""
 
@@ -220,25 +219,13 @@ class TpmDevice:
 
     @contextlib.contextmanager
     def _attestation(self, tpm: ESAPI) -> Iterator[ESYS_TR]:
-        handle = self._from_context(tpm) or self._from_file(tpm)
+        handle = self._saved.load(tpm) or self._from_file(tpm)
         if handle is None:
             raise KeyLostError("the TPM does not load the AK any more")
         try:
             yield handle
         finally:
             flush(tpm, handle)
-
-    def _from_context(self, tpm: ESAPI) -> ESYS_TR | None:
-        """Load the AK from a context that the TPM saved for us: milliseconds, where its parent must be derived otherwise."""
-        if self._saved is None:
-            return None
-        try:
-            return tpm.context_load(self._saved)
-        except TSS2_Exception as error:
-            if not refused_for_good(error):
-                raise
-            self._saved = None  # the TPM was reset since
-            return None
 
     def _from_file(self, tpm: ESAPI) -> ESYS_TR | None:
         stored = self._stored or self._read_key()
@@ -256,7 +243,7 @@ class TpmDevice:
             _log.warning("the stored AK does not load in this TPM (%s)", error)
             return None
         self._stored = stored
-        self._saved = tpm.context_save(handle)
+        self._saved.save(tpm, handle)
         return handle
 
     def _make(self, tpm: ESAPI) -> ESYS_TR:
@@ -267,7 +254,7 @@ class TpmDevice:
             handle = tpm.load(parent, private, public)
         _log.info("made a new AK (%s) in %s", " ".join(self._ak_kind), self._key_file)
         self._stored = stored
-        self._saved = tpm.context_save(handle)
+        self._saved.save(tpm, handle)
         return handle
 
     def _read_key(self) -> StoredKey | None:
