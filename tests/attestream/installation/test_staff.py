@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import nats.errors
 import pytest
@@ -14,7 +12,7 @@ from attestream.errors import ConfigError
 from attestream.installation.bus_keys import load_token
 from attestream.installation.places import Installation
 from attestream.installation.staff import add_person, disconnect, revoke_person
-from devtools.secure_bus import log_in, secure_installation, secure_server
+from devtools.secure_bus import log_in
 from schemas.roles import Role
 from schemas.trust import RosterKey
 
@@ -22,16 +20,13 @@ HOUR_MS = 3_600_000
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Installation:
-    return secure_installation(tmp_path / "i")
+def place(installation: Installation) -> Installation:
+    return installation
 
 
 @pytest.fixture
-def server(place: Installation) -> Iterator[NatsServer]:
-    server = secure_server(place)
-    server.start()
-    yield server
-    server.kill()
+def server(secured: NatsServer) -> NatsServer:
+    return secured
 
 
 def person(place: Installation, name: str, *, now_ms: int, lifetime_ms: int = 0) -> None:
