@@ -8,7 +8,6 @@ import time
 import pytest
 from sqlalchemy import select
 
-from attestream.bus.topology import ensure_topology
 from attestream.clock import unix_ms
 from attestream.config import DatabaseUrl, RegistrarConfig
 from attestream.credentials.account import EVERYBODY
@@ -20,7 +19,6 @@ from attestream.errors import AttestreamError, ConfigError, EnrolmentError, Expi
 from devtools.bus_identities import (
     activation,
     challenged,
-    connect_with,
     enrolled,
     put_on_record,
     registrar_config,
@@ -59,18 +57,8 @@ def server(installation, tmp_path):
 
 
 @pytest.fixture
-async def connected(installation, server):
-    """Connects with the identity of a role, or with credentials."""
-    made = []
-
-    async def run(who):
-        made.append(await connect_with(server.url, installation.credentials(who) if isinstance(who, Role) else who))
-        return made[-1]
-
-    await ensure_topology(await run(Role.PROVISIONER))
-    yield run
-    for bus in made:
-        await bus.close()
+def secured(server):
+    return server
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from attestream.bus.topology import ensure_topology
 from attestream.config import DatabaseUrl
 from attestream.credentials.document import Credentials
 from attestream.credentials.nkey import Kind, NKey
 from attestream.database import migrate, open_engine, reading, transaction
 from attestream.errors import EnrolmentError, ForbiddenError
 from attestream.tpm.public import build_public, parse_public
-from devtools.bus_identities import connect_with, enrolled, put_on_record, registrar_config, renewed
+from devtools.bus_identities import enrolled, put_on_record, registrar_config, renewed
 from devtools.pool import eventually
 from schemas.enrolment import DeleteIdentity
 from schemas.events import EventKind
@@ -30,20 +29,6 @@ INSERT = (
     " ak_public, ak_name, transport_key, at, ek_digest) VALUES ('{}', {}, 1, :ek, :no, '', :no, :no, :no, :no, 1, '')"
 )
 EVERY_DATABASE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql", "mariadb"], indirect=True)
-
-
-@pytest.fixture
-async def connected(installation, secured):
-    made = []
-
-    async def run(who):
-        made.append(await connect_with(secured.url, installation.credentials(who) if isinstance(who, Role) else who))
-        return made[-1]
-
-    await ensure_topology(await run(Role.PROVISIONER))
-    yield run
-    for bus in made:
-        await bus.close()
 
 
 @pytest.fixture
