@@ -2,30 +2,11 @@
 
 import pytest
 
-from attestream.bus.connection import BusSettings, connect
 from attestream.errors import SignatureError, TimedOutError
-from devtools.roster_keys import RosterKeys
 from schemas import subjects
 from schemas.base import encode
 from schemas.enrolment import AgentQuery, DeleteIdentity, Done
 from schemas.roles import Role
-
-
-@pytest.fixture
-async def as_holder(bus, nats_server, tmp_path):
-    """Connect as a holder of the roster's keys."""
-    keys, made = RosterKeys(tmp_path / "keys"), []
-    await keys.publish(bus)
-
-    async def enter(name):
-        one = await connect(BusSettings(urls=[nats_server.url], name=name))
-        made.append(one)
-        await keys.trust(name).start(one)
-        return one
-
-    yield enter
-    for each in made:
-        await each.close()
 
 
 async def done(*_):
