@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 from attestream.bus.connection import Bus
 from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
+from attestream.embedded.ports import free_port
 from attestream.errors import BusError
 
 _SERVERS = 3
@@ -17,10 +17,7 @@ _ELECTED_S = 30
 
 def bare_cluster(directory: Path) -> list[NatsServer]:
     """Return three servers with their stores in ``directory``; start all."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(_SERVERS)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+    ports = [free_port() for _ in range(_SERVERS)]
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
     return [
         NatsServer(

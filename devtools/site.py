@@ -19,13 +19,14 @@ from attestream.bus.encryption import Encryption
 from attestream.bus.identity import Source
 from attestream.client import Client, trusted
 from attestream.client import connect as connect_client
+from attestream.embedded.ports import free_port
 from attestream.errors import BusError
 from attestream.installation.bus_server import Server
 from attestream.installation.live import publish_roster
 from attestream.installation.making import initialise
 from attestream.installation.people import CREDENTIALS, SIGNING_KEY
 from attestream.installation.places import Installation
-from devtools.bus_server import BusServer, free_ports
+from devtools.bus_server import BusServer
 from devtools.cluster import INTERPRETER, Service, toml
 from schemas.roles import Role
 
@@ -64,7 +65,7 @@ class Site:
         self._sections = sections or {}
         self._database = database
         names = [f"bus-{number}" for number in range(1, servers + 1)]
-        ports = free_ports(3 * servers)
+        ports = [free_port() for _ in range(3 * servers)]
         members = []
         for index, name in enumerate(names):
             client, route, web = ports[3 * index : 3 * index + 3]

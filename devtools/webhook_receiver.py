@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
 from typing import Any
 
 from aiohttp import web
+
+from attestream.embedded.ports import free_port
 
 
 class WebhookReceiver:
@@ -17,7 +18,7 @@ class WebhookReceiver:
         self.status = 200
         self.attempts = 0
         """Requests so far, also those that were not accepted."""
-        self._port = _free_port()
+        self._port = free_port()
         self._runner: web.AppRunner | None = None
 
     @property
@@ -50,10 +51,3 @@ class WebhookReceiver:
         if self.status == 200:
             self.documents.append(document)
         return web.Response(status=self.status)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

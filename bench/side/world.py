@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from attestream.embedded.ports import free_port
 from bench.samples import content_digest, incumbent_policy, path_of
 from bench.side.attester import FIRMWARE_PCR, agent_name, firmware_value
 from bench.side.ours import POLICY, Ours, running
@@ -131,7 +132,7 @@ async def world(plan: Plan) -> AsyncIterator[World]:
     """Start both sides and the machines; take everything down at the end."""
     with tempfile.TemporaryDirectory(prefix="attestream-bench-") as name:
         directory = Path(name)
-        ports = _free_ports(5)
+        ports = [free_port() for _ in range(5)]
         received = {"ours": Receiver(ports[3]), "theirs": Receiver(ports[4])}
         webhooks = dict.fromkeys(received, "")
         if plan.workers > 1:
@@ -193,14 +194,6 @@ def _pair(file: Path) -> str:
     secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     file.write_bytes(secret + text)
     return text.decode("ascii")
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _free_range(count: int) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import socket
 import tempfile
 from pathlib import Path
 
@@ -15,17 +14,12 @@ from sqlalchemy.engine import URL
 
 from attestream.clock import unix_ms
 from attestream.database import open_engine, reading
+from attestream.embedded.ports import free_port
 from attestream.errors import StorageError
 from devtools.certificates import Authority
 from devtools.mariadb import MariaDb
 
 PASSWORD = "p:a/s@s wörd"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Networked:

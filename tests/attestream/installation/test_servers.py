@@ -15,6 +15,7 @@ from pathlib import Path
 import nats.errors
 import pytest
 
+from attestream.embedded.ports import free_port
 from attestream.errors import ConfigError
 from attestream.installation.authority import Authority
 from attestream.installation.bus_keys import SERVICES, issue_system, write_credentials
@@ -23,7 +24,7 @@ from attestream.installation.making import initialise
 from attestream.installation.people import CREDENTIALS
 from attestream.installation.places import Installation
 from attestream.installation.servers import make_servers
-from devtools.bus_server import BusServer, free_ports
+from devtools.bus_server import BusServer
 from devtools.secure_bus import agent_credentials, log_in
 from schemas.roles import TENANTS, Role
 
@@ -32,7 +33,7 @@ STREAM = {"name": "EVENTS", "subjects": ["att.event.>"], "num_replicas": 3}
 
 
 def loopback(name: str) -> Server:
-    client, route, web = free_ports(3)
+    client, route, web = (free_port() for _ in range(3))
     return Server(name, "127.0.0.1", client, route, web, "127.0.0.1")
 
 

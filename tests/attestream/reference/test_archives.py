@@ -114,6 +114,7 @@ def test_zip_slip_in_an_initrd_is_refused():
         gzip.compress(b"no archive within"),
         gzip.compress(SIMPLE)[:-20],
     ],
+    ids=["nothing", "text", "cut", "no end", "no numbers", "endless name", "zipped text", "cut zip"],
 )
 def test_a_damaged_initrd_is_refused(data):
     with pytest.raises(AttestreamError):
@@ -215,6 +216,7 @@ def test_packages_of_dpkg_are_read(tmp_path, kind):
         deb(**{"..__..__x": b"slip"}),
         deb(a=b"x").replace(b"`\n", b"``", 1),
     ],
+    ids=["nothing", "no member", "text", "cut", "no zip", "no tar", "slip", "bad header"],
 )
 def test_a_damaged_package_is_refused(package):
     with pytest.raises(MalformedError):

@@ -2,23 +2,17 @@
 
 import asyncio
 import json
-import socket
 import time
 
 import pytest
 from aiohttp import web
 
 from attestream.bus import stored
+from attestream.embedded.ports import free_port
 from attestream.signing import Signer, TrustedKeys
 from schemas import subjects, topology
 from schemas.base import decode
 from schemas.events import Event, EventKind, Finding, Revocation, Signed, Standing
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Receiver:

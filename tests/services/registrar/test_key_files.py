@@ -12,13 +12,14 @@ from attestream.bus.settings import BusSettings
 from attestream.bus.topology import ensure_topology
 from attestream.credentials.document import Credentials
 from attestream.credentials.nkey import Kind, NKey
+from attestream.embedded.ports import free_port
 from attestream.errors import AttestreamError, ConfigError
 from attestream.installation.bus_server import Server
 from attestream.installation.making import initialise
 from attestream.installation.places import Installation
 from attestream.installation.procedures import rotate_role
 from devtools.bus_identities import connect_with, enrolled, put_on_record, registrar_config
-from devtools.bus_server import BusServer, free_ports
+from devtools.bus_server import BusServer
 from devtools.pool import eventually
 from devtools.secure_bus import secure_installation, secure_server
 from schemas.events import EventKind
@@ -99,7 +100,7 @@ async def _provisioned(bus):
 
 
 def loopback(name):
-    client, route, web = free_ports(3)
+    client, route, web = (free_port() for _ in range(3))
     return Server(name, "127.0.0.1", client, route, web, "127.0.0.1")
 
 
