@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
@@ -113,16 +113,21 @@ async def renewable(connection: AsyncConnection, agent_id: str, key: str, *, now
     return issued_at if row.expires_at >= issued_at + lifetime_s else 0
 
 
-async def revoke(connection: AsyncConnection, agent_id: str, *, now: int) -> list[str]:
-    """Make every identity of an agent void, and return their keys."""
-    query = select(bus_key).where(bus_key.c.agent_id == agent_id, bus_key.c.expires_at > now).with_for_update()
+async def revoke(connection: AsyncConnection, agent_ids: Collection[str], *, now: int) -> dict[str, list[str]]:
+    """Make every identity of agents void, and return the keys of each that had any."""
+    if not agent_ids:
+        return {}
+    theirs = bus_key.c.agent_id.in_(agent_ids)
+    query = select(bus_key).where(theirs, bus_key.c.expires_at > now).order_by(bus_key.c.bus_key).with_for_update()
     rows = (await connection.execute(query)).all()
+    await _enter(connection, [(row.bus_key, row.agent_id, row.expires_at) for row in rows], now=now)
+    await connection.execute(delete(bus_key).where(theirs))
+    revoked: dict[str, list[str]] = {}
     for row in rows:
-        await _enter(connection, row.bus_key, agent_id, now=now, until=row.expires_at)
-    await connection.execute(delete(bus_key).where(bus_key.c.agent_id == agent_id))
-    if rows:
+        revoked.setdefault(row.agent_id, []).append(row.bus_key)
+    if revoked:
         await connection.execute(update(account).values(changed=account.c.changed + 1))
-    return [row.bus_key for row in rows]
+    return revoked
 
 
 async def entries(connection: AsyncConnection, *, now: int) -> dict[str, int]:
@@ -161,13 +166,19 @@ async def _revoked_at(connection: AsyncConnection, keys: Iterable[str]) -> Calla
     return lambda key: max(found.get(key, 0), found.get(EVERYBODY, 0))
 
 
-async def _enter(connection: AsyncConnection, key: str, agent_id: str, *, now: int, until: int) -> None:
-    before = (await _revoked_at(connection, [key]))(key)
-    revoked_at = max(now + SKEW_S, before + 1)
-    if before:
-        await connection.execute(delete(revocation).where(revocation.c.bus_key == key))
-    values = {"bus_key": key, "agent_id": agent_id, "revoked_at": revoked_at, "until": max(until, revoked_at + 1)}
-    await connection.execute(insert(revocation).values(**values))
+async def _enter(connection: AsyncConnection, voided: Sequence[tuple[str, str, int]], *, now: int) -> None:
+    """Enter what makes keys void: each key, whose it is, and until when the entry is needed at least."""
+    if not voided:
+        return
+    keys = [key for key, _, _ in voided]
+    before = await _revoked_at(connection, keys)
+    await connection.execute(delete(revocation).where(revocation.c.bus_key.in_(keys)))
+    rows = []
+    for key, agent_id, until in voided:
+        revoked_at = max(now + SKEW_S, before(key) + 1)
+        until_then = max(until, revoked_at + 1)
+        rows.append({"bus_key": key, "agent_id": agent_id, "revoked_at": revoked_at, "until": until_then})
+    await connection.execute(insert(revocation), rows)
 
 
 async def bound(connection: AsyncConnection, *, now: int) -> None:
@@ -176,6 +187,6 @@ async def bound(connection: AsyncConnection, *, now: int) -> None:
         return
     last = (await connection.execute(select(func.max(bus_key.c.expires_at)))).scalar_one_or_none() or 0
     until = max(last, (await connection.execute(select(func.max(revocation.c.until)))).scalar_one())
-    await _enter(connection, EVERYBODY, "", now=now, until=until)
+    await _enter(connection, [(EVERYBODY, "", until)], now=now)
     await connection.execute(delete(revocation).where(revocation.c.bus_key != EVERYBODY))
     await connection.execute(delete(bus_key))

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.bus import jetstream
 from attestream.bus.connection import Bus
-from attestream.bus.consume import Consumer
+from attestream.bus.consume import DEFERRED, Consumer, Deferred
 from attestream.bus.delivery import Delivery
 from attestream.credentials.account import MAX_REVOKED
 from attestream.database import reading, transaction
@@ -28,6 +28,7 @@ from schemas.base import Decoder
 from schemas.events import Event, EventKind
 from services.registrar import bus_keys, machines, standing
 from services.registrar.bus_account import BusAccount
+from services.registrar.grouping import MOST, Group
 
 DURABLE: Final = "registrar"
 LOOK_AGAIN_S: Final = 5.0
@@ -35,11 +36,20 @@ LOOK_AGAIN_S: Final = 5.0
 COMPARE_S: Final = 30.0
 """Seconds between two looks at what the servers have."""
 
-_BATCH: Final = 32
+_STOP_S: Final = 5.0
 # After a kill the next registrar gets what was under way this much later. A repetition does no harm.
 _ACK_WAIT_S: Final = 3.0
 _EVENT: Final = Decoder[Event](Event)
 _log = logging.getLogger(__name__)
+
+
+class _News(NamedTuple):
+    """What an event says of an agent."""
+
+    agent_id: str
+    at: int
+    """When it happened (Unix ms)."""
+    decision: standing.Decision
 
 
 class Revocations:
@@ -61,14 +71,19 @@ class Revocations:
         self._time = histogram(BUS_REVOCATION_TIME)
         self._changed = asyncio.Event()
         self._untold: list[int] = []
+        # A fleet that fails at once costs a few transactions, not one for each machine.
+        self._records = Group[str, standing.Decision](self._read)
+        self._decisions = Group[_News, None](self._decide)
+        self._settling: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(MOST)
         self.consumer = Consumer(
             bus,
             topology.EVENTS.name,
             DURABLE,
-            self._decide,
+            self._heard,
             # One filter, so that the right to make this consumer is the right to make no other.
             filters=[subjects.events_of_kind("*")],
-            batch=_BATCH,
+            batch=MOST,
             ack_wait_s=_ACK_WAIT_S,
         )
 
@@ -87,8 +102,12 @@ class Revocations:
         await self.consumer.start()
 
     async def stop(self) -> None:
-        """Follow the record no more."""
+        """Follow the record no more. What is not decided in time comes to the next registrar."""
         await self.consumer.stop()
+        if self._settling:
+            _, late = await asyncio.wait(self._settling, timeout=_STOP_S)
+            for task in late:
+                task.cancel()
 
     async def run(self) -> None:
         """Keep the servers informed until cancelled. What fails is tried again."""
@@ -157,33 +176,61 @@ class Revocations:
         async with transaction(self._engine) as connection:
             await bus_keys.sweep(connection, now=self._clock() // 1000)
 
-    async def _decide(self, delivery: Delivery) -> None:
+    async def _heard(self, delivery: Delivery) -> Deferred | None:
         if delivery.subject.split(".")[2] not in standing.DECIDING:
-            return
+            return None
         await self._bus.trust.author_of(delivery)
         event = _EVENT.decode(delivery.data)
         if subjects.event(event.kind, event.agent_id) != delivery.subject:
             raise MalformedError(f"the event on {delivery.subject} is about something else")
-        # Deliveries may come late and out of order, what the record says now counts; a server that lags may not have it yet.
         decision = standing.decided_by(event.kind, delivery.sequence, recovery=event.recovery)
         if decision is standing.UNDECIDED:
-            return
-        if delivery.deliveries > 1 or not decision.blocked or event.kind is EventKind.DELETED:
-            decision = decision.after(await standing.on_record(self._bus, event.agent_id))
-        now = self._clock()
+            return None
+        # Deliveries may come late and out of order, what the record says now counts; a server that lags may not have it yet.
+        doubtful = delivery.deliveries > 1 or not decision.blocked or event.kind is EventKind.DELETED
+        # No more at a time than the server hands out: while the database hangs, what it delivers anew waits with it.
+        await self._room.acquire()
+        task = asyncio.create_task(self._settle(delivery, _News(event.agent_id, event.at, decision), doubtful=doubtful))
+        self._settling.add(task)
+        task.add_done_callback(self._settled)
+        return DEFERRED
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        self._room.release()
+
+    async def _settle(self, delivery: Delivery, news: _News, *, doubtful: bool) -> None:
+        try:
+            if doubtful:
+                news = news._replace(decision=news.decision.after(await self._records.submit(news.agent_id)))
+            await self._decisions.submit(news)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it decides what becomes of the delivery
+            await self.consumer.fail(delivery, error)
+        else:
+            await delivery.ack()
+
+    async def _read(self, agent_ids: list[str]) -> list[standing.Decision]:
+        return await standing.all_on_record(self._bus, agent_ids)
+
+    async def _decide(self, news: list[_News]) -> list[None]:
+        """Keep what has been decided, and make void what it blocks, all in one transaction."""
+        names: list[list[str]] = []
         async with transaction(self._engine) as connection:
-            new = await standing.keep(connection, event.agent_id, decision)
-            if not new or not decision.blocked:
-                return
+            fresh = await standing.keep(connection, [(one.agent_id, one.decision) for one in news])
+            blocked = [one for one, new in zip(news, fresh, strict=True) if new and one.decision.blocked]
             # What a machine has failed as one agent, it has failed as all that it is enrolled as.
-            same = await machines.others(connection, [event.agent_id]) if decision.failed else {}
-            names = [event.agent_id, *sorted(same.get(event.agent_id, ()))]
-            revoked = []
-            for name in names:
-                revoked += await bus_keys.revoke(connection, name, now=now // 1000)
-        if revoked:
-            self._counter.add(len(revoked), {"outcome": "revoked"})
-            self._untold.append(event.at)
-            self._changed.set()
-            who = ", ".join(names)
-            _log.warning("agent %s is cut off (%s): its identity on the bus is void", who, decision.reason)
+            failed = [one.agent_id for one in blocked if one.decision.failed]
+            same = await machines.others(connection, failed) if failed else {}
+            for one in blocked:
+                also = sorted(same.get(one.agent_id, ())) if one.decision.failed else []
+                names.append([one.agent_id, *also])
+            everybody = {name for each in names for name in each}
+            revoked = await bus_keys.revoke(connection, everybody, now=self._clock() // 1000)
+        for one, each in zip(blocked, names, strict=True):
+            if keys := [key for name in each for key in revoked.pop(name, ())]:
+                self._counter.add(len(keys), {"outcome": "revoked"})
+                self._untold.append(one.at)
+                self._changed.set()
+                who = ", ".join(each)
+                _log.warning("agent %s is cut off (%s): its identity on the bus is void", who, one.decision.reason)
+        return [None] * len(news)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestream.bus.connection import Bus
@@ -31,6 +31,9 @@ LIFTING: Final = (EventKind.ADDED, EventKind.UPDATED, EventKind.STARTED, EventKi
 DECIDING: Final = (*BLOCKING, *LIFTING)
 _CLEARING: Final = (EventKind.IDENTITY_DELETED,)
 """Those that block, and end what a failure means to the agent's machine."""
+
+_KEEP: Final = update(standing).where(standing.c.agent_id == bindparam("agent"))
+"""To be executed with decisions, each with its ``agent``."""
 
 
 class Decision(NamedTuple):
@@ -124,15 +127,22 @@ async def all_kept(connection: AsyncConnection, agent_ids: Iterable[str]) -> dic
     return {row.agent_id: Decision(row.sequence, row.blocked, row.reason, row.failed) for row in rows}
 
 
-async def keep(connection: AsyncConnection, agent_id: str, decision: Decision) -> bool:
-    """Keep a decision, unless a later one is there already; return whether it is new."""
+async def keep(connection: AsyncConnection, decisions: Sequence[tuple[str, Decision]]) -> list[bool]:
+    """Keep what has been decided about agents, unless something later is there already; return whether each is new. Of
+    several about one agent, each that is later than those before it is."""
     # Not by the count of rows that an insertion reports: PostgreSQL's driver reports none.
-    row = {"agent_id": agent_id, **UNDECIDED._asdict()}
-    await connection.execute(insert_missing(connection.dialect.name, standing, row, key="agent_id"))
-    if (await kept(connection, agent_id)).sequence >= decision.sequence:
-        return False
-    await connection.execute(update(standing).where(standing.c.agent_id == agent_id).values(**decision._asdict()))
-    return True
+    ids = sorted({agent_id for agent_id, _ in decisions})
+    rows = [{"agent_id": agent_id, **UNDECIDED._asdict()} for agent_id in ids]
+    await connection.execute(insert_missing(connection.dialect.name, standing, key="agent_id"), rows)
+    last, new = await all_kept(connection, ids), set[int]()
+    for index in sorted(range(len(decisions)), key=lambda index: decisions[index][1].sequence):
+        agent_id, decision = decisions[index]
+        if decision.sequence > last[agent_id].sequence:
+            last[agent_id] = decision
+            new.add(index)
+    if changed := sorted({decisions[index][0] for index in new}):
+        await connection.execute(_KEEP, [{"agent": agent_id, **last[agent_id]._asdict()} for agent_id in changed])
+    return [index in new for index in range(len(decisions))]
 
 
 async def last_kept(connection: AsyncConnection) -> int:

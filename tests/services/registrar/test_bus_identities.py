@@ -300,7 +300,7 @@ async def test_list_of_revocations_ends_with_what_it_revokes(installation, bus, 
     async with transaction(engine) as connection:
         await bus_keys.begin(connection)
         await registered(connection, "a", key.public, now=now, lifetime_s=LIFETIME_S)
-        assert await bus_keys.revoke(connection, "a", now=now) == [key.public]
+        assert await bus_keys.revoke(connection, ["a"], now=now) == {"a": [key.public]}
     await revocations.tell()
     await bus_account.look()
     assert set(bus_account._current.nats["revocations"]) == {key.public}
@@ -321,7 +321,7 @@ async def test_full_list_becomes_one_entry_for_everybody(engine, monkeypatch):
         for index in range(5):
             await registered(connection, f"a{index}", user().public, now=now, lifetime_s=60)
         for index in range(4):
-            await bus_keys.revoke(connection, f"a{index}", now=now)
+            await bus_keys.revoke(connection, [f"a{index}"], now=now)
         await bus_keys.bound(connection, now=now)
         entries = await bus_keys.entries(connection, now=now)
         assert set(entries) == {EVERYBODY}
