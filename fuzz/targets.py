@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -56,11 +57,13 @@ def _bus_token() -> str:
     return token.user_token(issuer, _USER.public, "w1", account=issuer.public, now=1, tags=[token.role_tag("verifier")])
 
 
+@cache
 def _quotes() -> list[tuple[bytes, bytes]]:
     banks = {"sha1": [0, 10], "sha256": [0, 1, 7, 10]}
     return [SoftTpm(ek="p256", ak=ak).quote(b"q" * 32, banks) for ak in ("rsa2048", "p256")]
 
 
+@cache
 def _publics() -> list[bytes]:
     tpms = [SoftTpm(ek=kind, ak=kind) for kind in ("rsa2048", "p256", "p384")]
     return [key for tpm in tpms for key in (tpm.ek_public, tpm.ak_public)]
