@@ -12,16 +12,17 @@ from collections.abc import Callable
 from typing import Final
 
 from nats.protocol import parser as library
-from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
+from nats.protocol.parser import AWAITING_CONTROL_LINE, MAX_CONTROL_LINE_SIZE, Parser
 
 _LOG: Final = logging.getLogger(__name__)
 _END: Final = b"\r\n"
-_WITHOUT: Final = b"MSG"
-_WITH_HEADERS: Final = b"HMSG"
-_FIELDS: Final = (3, 4)
-"""Of the line before a message: subject, number of the subscription, perhaps where to reply, its size."""
+MAX_HELD: Final = 1 << 20
+"""The library puts longer messages together. Nats-server lets none pass unless it is told to."""
 
 # The server puts spaces between fields, two where a message of its own has no reply; other white space is part of a subject.
+_MSG: Final = re.compile(rb"MSG ([^ \r\n]+) +(\d{1,9}) +(?:[^ \r\n]+ +)?()(\d{1,9})\r\n")
+_HMSG: Final = re.compile(rb"HMSG ([^ \r\n]+) +(\d{1,9}) +(?:[^ \r\n]+ +)?(\d{1,9}) +(\d{1,9})\r\n")
+"""Subject, number of the subscription, perhaps where to reply, the headers' size, and the whole size."""
 library.MSG_RE = re.compile(rb"\AMSG ([^ \r\n]+) +(\d+) +(([^ \r\n]+) +)?(\d+)\r\n")
 library.HMSG_RE = re.compile(rb"\AHMSG ([^ \r\n]+) +(\d+) +(([^ \r\n]+) +)?(\d+) +(\d+)\r\n")
 
@@ -30,22 +31,32 @@ Take = Callable[[str, bytes], None]
 
 
 class DirectParser(Parser):
-    """The library's parser, which first takes out the whole messages of direct subscriptions that are next in line.
+    """The library's parser, which first takes out the messages of direct subscriptions.
 
-    What it does not know, or what is not all there yet, it leaves to the library, and with it all that follows in the same
-    read: :meth:`hand` is then called in its turn, so order is kept.
+    It cuts what was read into whole operations of the protocol, hands the library those that are no such messages, one at a
+    time, and keeps what is not all there yet: so order is kept. What it does not understand it leaves to the library.
     """
 
     def __init__(self, nc: object) -> None:
-        super().__init__(nc)
         self.takers: dict[int, Take] = {}
         """Number of the subscription -> who takes its messages."""
+        self._held = b""
+        """The beginning of an operation whose end has not been read."""
+        super().__init__(nc)
+
+    def reset(self) -> None:
+        """Forget what was read: the next bytes are of another connection."""
+        super().reset()
+        self._held = b""
 
     async def parse(self, data: bytes = b"") -> None:
         """Deal with what was read."""
+        if self._held:
+            data, self._held = self._held + data, b""
         if self.takers and not self.buf and self.state == AWAITING_CONTROL_LINE:
-            data = self._directly(data)
-        await super().parse(data)
+            data = await self._directly(data)
+        if data:
+            await super().parse(data)
 
     def hand(self, take: Take, subject: bytes, data: bytes) -> None:
         """Have a message dealt with. What goes wrong must not end the reading."""
@@ -54,23 +65,31 @@ class DirectParser(Parser):
         except Exception:  # noqa: BLE001  # whatever it is: nobody but the log could be told
             _LOG.exception("a subscription's callback failed")
 
-    def _directly(self, data: bytes) -> bytes:
-        """Hand over the messages at the beginning of ``data``, and return the rest."""
+    async def _directly(self, data: bytes) -> bytes:
+        """Deal with the operations in ``data``; return what begins with one that the library must put together."""
         at = 0
-        while (end := data.find(_END, at)) > 0:
-            kind, *fields = data[at:end].split(b" ")
-            headed = kind == _WITH_HEADERS
-            if not (headed or kind == _WITHOUT) or len(fields) - headed not in _FIELDS:
+        while at < len(data):
+            line = _HMSG.match(data, at) or _MSG.match(data, at)
+            if line is not None:
+                headers, size = int(line[3] or 0), int(line[4])
+                if not headers <= size <= MAX_HELD:
+                    return data[at:]
+                start = line.end()
+                stop = start + size + len(_END)
+                take = self.takers.get(int(line[2]))
+            else:
+                stop = data.find(_END, at, at + MAX_CONTROL_LINE_SIZE) + len(_END)
+                if stop < len(_END) and len(data) - at >= MAX_CONTROL_LINE_SIZE:
+                    return data[at:]
+                take = None
+            if stop < len(_END) or stop > len(data):
                 break
-            try:
-                take = self.takers.get(int(fields[1]))
-                size, headers = int(fields[-1]), int(fields[-2]) if headed else 0
-            except ValueError:
-                break
-            start = end + len(_END)
-            stop = start + size
-            if take is None or not 0 <= headers <= size or len(data) < stop + len(_END):
-                break
-            self.hand(take, fields[0], data[start + headers : stop])
-            at = stop + len(_END)
-        return data[at:]
+            if line is not None and take is not None:
+                self.hand(take, line[1], data[start + headers : stop - len(_END)])
+            else:
+                await super().parse(data[at:stop])
+                if self.buf or self.state != AWAITING_CONTROL_LINE:
+                    return data[stop:]
+            at = stop
+        self._held = data[at:]
+        return b""

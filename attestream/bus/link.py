@@ -51,6 +51,7 @@ class Link:
             encrypted=encrypted,
             identified=source is not None,
             context=settings.encryption.context,
+            gather_s=settings.gather_s,
             websocket=settings.urls[0].startswith(("ws://", "wss://")),
             failed=self._failed,
         )

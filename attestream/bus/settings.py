@@ -24,6 +24,8 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Width of the random delay before an attempt to come back; a large fleet's agents want a minute."""
     ping_interval_s: float = 10.0
     """A server that leaves two pings unanswered is left."""
+    gather_s: float = 0.004
+    """How long a busy connection lets messages gather before it reads again: each read wakes the process."""
     pending_bytes: int = 8 << 20
     """What may wait for the server while the connection is down."""
     credentials: Path | None = None

@@ -28,8 +28,8 @@ UNACKNOWLEDGED_S: Final = 5.0
 """How long what was sent may go unacknowledged by the server's host before the connection is given up. TCP would try for a
 quarter of an hour, at times that lie further apart each time, and so come back late to a host that is there again."""
 
-GATHER_S: Final = 0.004
-"""How long a busy connection lets messages gather before it reads again."""
+READ_BYTES: Final = 256 << 10
+"""Most that is taken from a connection at a time. The library asks for an eighth, which is less than may gather."""
 
 _MAX_SPREAD_FACTOR: Final = 4
 _MESSAGE: Final = b"MSG "
@@ -67,8 +67,9 @@ class Pace:
 class BoundedTransport(TcpTransport):
     """A TCP or TLS transport that is aborted when its peer does not take part in closing it, and reads at a bounded pace."""
 
-    def __init__(self) -> None:
+    def __init__(self, gather_s: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
+        self._gather_s = gather_s
         self._pace = Pace()
 
     def __bool__(self) -> bool:
@@ -83,15 +84,15 @@ class BoundedTransport(TcpTransport):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNACKNOWLEDGED_S * 1000))
 
     async def read(self, buffer_size: int) -> bytes:
-        """Return what has arrived, at most ``buffer_size`` bytes; empty at the end."""
+        """Return what has arrived, at most ``buffer_size`` bytes, or :data:`READ_BYTES` if it gathered; empty at the end."""
         transport = cast("asyncio.Transport", self._io_writer.transport) if self._io_writer is not None else None
         if transport is None or not self._pace.gather() or not transport.is_reading():
             return cast("bytes", await super().read(buffer_size))
         # Paused, or each arrival would wake the loop all the same.
         transport.pause_reading()
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(self._gather_s)
         transport.resume_reading()
-        data = cast("bytes", await super().read(buffer_size))
+        data = cast("bytes", await super().read(max(buffer_size, READ_BYTES)))
         self._pace.gathered(data)
         return data
 
@@ -116,6 +117,8 @@ class Terms(NamedTuple):
     context: Callable[[], ssl.SSLContext]
     """Makes the context of each TLS connection."""
     websocket: bool
+    gather_s: float
+    """How long messages may gather on a busy connection."""
     failed: Callable[[str, Exception], bool]
     """Told of each attempt that failed, the server's host and port and why; returns whether to go on."""
 
@@ -132,7 +135,7 @@ class BoundedClient(Client):
         super().__init__()
         self._terms = terms
         self._ps: DirectParser = DirectParser(self)
-        self._transport = websocket_transport() if terms.websocket else BoundedTransport()
+        self._transport = websocket_transport() if terms.websocket else BoundedTransport(terms.gather_s)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:

@@ -33,6 +33,9 @@ from attestream.tpm.names import name_of
 RSA_BITS: Final = (2048, 3072, 4096)
 RSA_EXPONENT: Final = 65537
 
+KEPT_KEYS: Final = 2048
+"""Keys of each kind that are kept ready: of a verifier's agents those that were heard last, some 2 KiB each."""
+
 _MAX_POLICY: Final = 64
 _MAX_MODULUS: Final = RSA_BITS[-1] // 8
 _MAX_COORDINATE: Final = 66
@@ -95,16 +98,18 @@ class Public(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def key(self) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
         """Return the key for ``cryptography``.
 
-        An RSA key is made anew each time: that costs 2 us, and holding it some KiB. Decoding a point costs more, so the ECC
-        keys used last are kept.
+        The keys used last are kept: a new RSA key costs 2 us, and its first signature 6 more, for what its modulus needs;
+        decoding a point costs more than that.
         """
-        if self.kind == "rsa":
-            modulus = int.from_bytes(self.tpm2b[-self.bits // 8 :], "big")
-            return rsa.RSAPublicNumbers(RSA_EXPONENT, modulus).public_key()
-        return _ecc_key(self.curve, self.point)
+        return _rsa_key(self.tpm2b, self.bits) if self.kind == "rsa" else _ecc_key(self.curve, self.point)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT_KEYS)
+def _rsa_key(tpm2b: bytes, bits: int) -> rsa.RSAPublicKey:
+    return rsa.RSAPublicNumbers(RSA_EXPONENT, int.from_bytes(tpm2b[-bits // 8 :], "big")).public_key()
+
+
+@lru_cache(maxsize=KEPT_KEYS)
 def _ecc_key(curve: str, point: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(curve_named(curve).primitive, point)
 

@@ -31,7 +31,7 @@ from services.verifier.wheel import TimerWheel
 
 log = logging.getLogger(__name__)
 
-TURN_S: Final = 0.01
+TURN_S: Final = 0.02
 """Time between two turns of the wheel."""
 
 BUSY_MS: Final = 50

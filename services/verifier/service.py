@@ -8,6 +8,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from attestream.bus.connection import connect
 from attestream.bus.topology import prepare
 from attestream.bus.trust import configured
@@ -21,6 +23,9 @@ from services.verifier.store import Store
 from services.verifier.worker import Worker
 
 log = logging.getLogger(__name__)
+
+GATHER_S = 0.02
+"""Seconds that answers may gather: dealing with twenty at a time takes a fifth less CPU for each than with four."""
 
 SWITCH_S = 0.0005
 """How long a thread that appraises a large log may keep the interpreter from everything else: the default is ten times as
@@ -45,7 +50,7 @@ async def run(config: Config, stopped: asyncio.Event) -> None:
     )
     try:
         await migrate(engine, "services.verifier.migrations")
-        bus = await connect(config.bus.settings("verifier"))
+        bus = await connect(msgspec.structs.replace(config.bus.settings("verifier"), gather_s=GATHER_S))
         try:
             await prepare(bus, sizes=config.limits.sizes(), ages=config.retention.ages())
             await trust.start(bus)

@@ -44,7 +44,7 @@ def frame(sid: int, number: int, data: bytes, headers: bytes, reply: bytes) -> b
 
 MESSAGES = st.tuples(
     st.sampled_from([DIRECT, DIRECT, QUEUED, 0]),
-    st.one_of(st.binary(max_size=60), st.sampled_from([b"\r\n", b"MSG a 7 2\r\nhi\r\n", b"PING\r\n"])),
+    st.one_of(st.binary(max_size=60), st.sampled_from([b"\r\n" * 3000, b"\r\n", b"MSG a 7 2\r\nhi\r\n", b"PING\r\n"])),
     st.binary(max_size=4),
     st.sampled_from([b"", b" ", b"_INBOX.x"]),
 )
@@ -66,6 +66,36 @@ def test_each_message_arrives_once_and_in_order_however_it_is_cut(messages, cuts
         return reader.heard
 
     assert asyncio.run(read()) == expected
+
+
+def test_a_read_that_ends_within_a_message_leaves_nothing_to_the_library(monkeypatch):
+    """Else all that follows it in the next read would take the slow way, and that read end within a message too."""
+    reader, slow = Reader(), []
+
+    async def process(*message) -> None:
+        slow.append(message)
+
+    monkeypatch.setattr(reader, "_process_msg", process)
+    wire = b"".join(frame(DIRECT, number, b"x" * 50, b"h", b"") for number in range(100))
+
+    async def read() -> None:
+        for at in range(0, len(wire), 333):
+            await reader.parser.parse(wire[at : at + 333])
+
+    asyncio.run(read())
+    assert (len(reader.heard), slow) == (100, [])
+
+
+def test_the_next_connection_begins_anew():
+    reader = Reader()
+
+    async def read() -> None:
+        await reader.parser.parse(frame(DIRECT, 1, b"whole", b"", b"") + b"MSG att.2 7 5\r\nlos")
+        reader.parser.reset()
+        await reader.parser.parse(frame(DIRECT, 3, b"again", b"", b""))
+
+    asyncio.run(read())
+    assert [data for _, _, data in reader.heard] == [b"whole", b"again"]
 
 
 async def test_over_a_real_bus_beside_ordinary_subscriptions(nats_server, bus, caplog):
