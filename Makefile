@@ -32,9 +32,9 @@ fuzz: ## Fuzz every parser for seconds=60 each; only=NAME for one
 	@scripts/install --test
 	@$(python) -m fuzz --seconds $(or $(seconds),60) $(if $(only),--only $(only))
 
-chaos: ## Break one part after another under load, and count; seed=1 minutes=5
+chaos: ## Break one part after another under load, and count; seed=1 minutes=5 database=mariadb
 	@scripts/install --test
-	@$(python) -m devtools.chaos --minutes $(or $(minutes),5) $(if $(seed),--seed $(seed)) $(args)
+	@$(python) -m devtools.chaos --minutes $(or $(minutes),5) $(if $(seed),--seed $(seed)) $(if $(database),--database $(database)) $(args)
 
 lock: ## Resolve the dependencies anew (needs uv)
 	@scripts/lock

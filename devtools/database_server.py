@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -90,8 +91,13 @@ class DatabaseServer(ABC):
         shutil.rmtree(self._directory)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        if self._process is None:
+            return
+        # PostgreSQL has a process for each connection, in a session of its own.
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii")
+        for pid in (self._process.pid, *map(int, children.split())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import struct
 from typing import Any, Final
@@ -15,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from attestream.database.transactions import TIMEOUT_OPTION
+from attestream.database.transactions import ROLLBACK_S, TIMEOUT_OPTION
 from attestream.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -71,7 +72,7 @@ def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
 
 
 class _Connection(DriverConnection):  # type: ignore[misc]  # aiomysql has no types
-    """Begins TLS in its own way where it is asked for.
+    """Begins TLS in its own way where it is asked for, and does not wait for ever.
 
     The driver goes on in plain text when the server offers none, which a man in the middle can bring about, and its way
     needs a socket that only some event loops give.
@@ -90,6 +91,20 @@ class _Connection(DriverConnection):  # type: ignore[misc]  # aiomysql has no ty
             await self._writer.start_tls(context, server_hostname=self._host)
             self._secure = True
         await super()._request_authentication()
+
+    async def rollback(self) -> None:
+        """Roll back, for no longer than :data:`ROLLBACK_S`."""
+        try:
+            async with asyncio.timeout(ROLLBACK_S):
+                await super().rollback()
+        except TimeoutError as error:
+            raise OperationalError(CR.CR_SERVER_LOST, f"no answer within {ROLLBACK_S:g} s") from error
+
+    def _close_on_cancel(self) -> None:
+        # What a server that hangs does not read would keep the socket open.
+        if self._writer is not None:
+            self._writer.transport.abort()
+        super()._close_on_cancel()
 
 
 async def _connect(*arguments: Any, **settings: Any) -> DriverConnection:

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+import contextlib
+import os
+import socket
+from typing import Any, Final
 
+from psycopg import AsyncConnection
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from attestream.database.transactions import TIMEOUT_OPTION
+from attestream.database.transactions import ROLLBACK_S, TIMEOUT_OPTION
 
 CONNECT_TIMEOUT_S: Final = 5
 POOL_TIMEOUT_S: Final = 15
+
+
+class _Connection(AsyncConnection[Any]):
+    """Does not wait for ever."""
+
+    async def rollback(self) -> None:
+        """Roll back, for no longer than :data:`ROLLBACK_S`."""
+        giving_up = asyncio.get_running_loop().call_later(ROLLBACK_S, self._hang_up)
+        try:
+            await super().rollback()
+        finally:
+            giving_up.cancel()
+
+    def _hang_up(self) -> None:
+        # A cancellation would have the driver ask the server, twice, to end what it does.
+        with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, contextlib.suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
 
 
 def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
@@ -30,6 +52,7 @@ def engine(url: URL, connections: int, timeout_s: float) -> AsyncEngine:
         hide_parameters=True,
         execution_options={TIMEOUT_OPTION: timeout_s},
         connect_args={
+            "async_creator_fn": _Connection.connect,
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "attestream",
             "options": " ".join(f"-c {limit}={milliseconds}" for limit in limits),

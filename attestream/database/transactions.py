@@ -26,6 +26,9 @@ TIMEOUT_OPTION: Final = "attestream_timeout_s"
 GRACE_S: Final = 5.0
 """Seconds that a server has beyond that to say so itself. Then the transaction is given up and its connection closed."""
 
+ROLLBACK_S: Final = 5.0
+"""Most seconds for a rollback: the one with which a connection is given back can not be interrupted from outside."""
+
 _MESSAGES: Final = {
     "unreachable": "the database does not answer",
     "locked": "the database is locked by another process",

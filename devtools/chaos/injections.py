@@ -170,6 +170,18 @@ async def kill_database(theatre: Theatre, rng: random.Random) -> str:
     return f"{theatre.database.product} was killed and away for {away:.1f} s"
 
 
+async def freeze_database(theatre: Theatre, rng: random.Random) -> str:
+    """Stall the database server for less or more than a transaction may take."""
+    assert theatre.database is not None
+    away = rng.uniform(1, 15)
+    theatre.database.freeze()
+    try:
+        await asyncio.sleep(away)
+    finally:
+        theatre.database.thaw()
+    return f"{theatre.database.product} was frozen for {away:.1f} s"
+
+
 async def cut_host(theatre: Theatre, rng: random.Random) -> str:
     """Cut the network of a host, with the bus server and the workers on it."""
     assert theatre.hosts is not None
@@ -269,6 +281,7 @@ INJECTIONS: Final[dict[str, Inject]] = {
     "kill-bus": kill_bus,
     "freeze-bus": freeze_bus,
     "kill-database": kill_database,
+    "freeze-database": freeze_database,
     "cut-host": cut_host,
     "fill-disk": fill_disk,
     "skew-clock": skew_clock,

@@ -166,7 +166,8 @@ async def _theatre(plan: Plan, tell: Tell, tally: Tally) -> AsyncIterator[tuple[
             stack.callback(hosts.close)
         database: DatabaseServer | None = None
         if plan.database == "sqlite":
-            tally.skipped["kill-database"] = "the verifiers have an SQLite file"
+            for name in ("kill-database", "freeze-database"):
+                tally.skipped[name] = "the verifiers have an SQLite file"
         else:
             database = MariaDb() if plan.database == "mariadb" else Postgres()
             stack.callback(database.remove)

@@ -35,7 +35,7 @@ async def test_nothing_is_lost_whichever_part_dies() -> None:
     assert tally.wrong == [], "\n".join(told)
     assert dict(tally.injected) == dict.fromkeys(ROUND, 1)
     assert tally.failures == tally.events["failed"] == 2 * len(ROUND)
-    assert tally.skipped.keys() == {"cut-host", "kill-database"} | (tally.skipped.keys() & {"fill-disk"})
+    assert tally.skipped.keys() == {"cut-host", "kill-database", "freeze-database"} | (tally.skipped.keys() & {"fill-disk"})
 
 
 def test_a_process_follows_a_clock_that_is_set_while_it_runs(tmp_path) -> None:

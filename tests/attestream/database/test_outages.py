@@ -9,7 +9,7 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from attestream.database import open_engine, reading, sqlite, transaction
+from attestream.database import mysql, open_engine, postgresql, reading, sqlite, transaction, transactions
 from attestream.database.statements import insert_missing
 from attestream.errors import StorageError
 from devtools.pool import eventually
@@ -113,6 +113,69 @@ async def test_a_client_that_stops_inside_a_transaction_loses_its_locks(mortal_s
         await connection.commit()
     await connection.invalidate()
     await connection.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Databases that hang are given up sooner."""
+    monkeypatch.setattr(transactions, "GRACE_S", 0.2)
+    for driver in (mysql, postgresql):
+        monkeypatch.setattr(driver, "ROLLBACK_S", 0.2)
+        monkeypatch.setattr(driver, "POOL_TIMEOUT_S", 0.5)
+
+
+@pytest.fixture
+def frozen(mortal_server):
+    """Stalls the server when it is called, until the test ends."""
+    yield mortal_server.freeze
+    mortal_server.thaw()
+
+
+async def frozen_inside(begin, engine, freeze, then=None):
+    """Have the server hang inside a transaction, which then ends, or runs one more statement, or raises."""
+    async with begin(engine) as connection:
+        await connection.execute(sa.text("SELECT 1"))
+        freeze()
+        if isinstance(then, Exception):
+            raise then
+        if then is not None:
+            await connection.execute(then)
+
+
+async def test_nobody_waits_for_ever_to_give_a_connection_back_to_a_server_that_hangs(
+    mortal_server, open_one, frozen, impatient
+):
+    """Else whoever has read or written is never done, and its connection is lost to the others."""
+    engine = open_one(mortal_server.new_database(), connections=1)
+    async with asyncio.timeout(30):
+        for begin, then in ((reading, None), (transaction, ValueError("this is no error of the database"))):
+            with pytest.raises((StorageError, ValueError)):
+                await frozen_inside(begin, engine, frozen, then)
+            assert engine.pool.checkedout() == 0
+            mortal_server.thaw()
+            await create(engine) if begin is reading else await insert(engine, 1)
+
+
+@pytest.mark.parametrize("mortal_server", ["mariadb"], indirect=True)
+async def test_whatever_is_asked_of_a_server_that_hangs_is_given_up(mortal_server, open_one, frozen, impatient):
+    """The driver has no limits of its own. That for PostgreSQL has, of 5 s each, which a test can not shorten."""
+    url = mortal_server.new_database()
+    used, new = (open_one(url, connections=1, timeout_s=0.4) for _ in range(2))
+    await create(used)
+    frozen()
+    async with asyncio.timeout(30):
+        for engine in (used, new):
+            with pytest.raises(StorageError, match="does not answer"):
+                await insert(engine, 1)
+            assert engine.pool.checkedout() == 0
+        # Large: more than the socket takes while nobody reads.
+        for then in (None, sa.select(sa.literal("x" * 4_000_000))):
+            mortal_server.thaw()
+            with pytest.raises(StorageError, match="does not answer"):
+                await frozen_inside(transaction, used, frozen, then)
+            assert used.pool.checkedout() == 0
+        mortal_server.thaw()
+        await insert(used, 1)
 
 
 HOLDER = """
