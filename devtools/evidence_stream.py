@@ -35,7 +35,7 @@ class EvidenceStream:
         batch = await get_batch(self._bus, topology.EVIDENCE.name, request)
         return [Sent(one.headers[subjects.HEADER_MESSAGE_ID], _INBOUND.decode(one.data)) for one in batch.messages]
 
-    async def until(self, condition: Callable[[list[Sent]], bool], timeout_s: float = 20.0) -> list[Sent]:
+    async def until(self, condition: Callable[[list[Sent]], bool], timeout_s: float = 60.0) -> list[Sent]:
         """Return what is stored as soon as it fulfils ``condition``.
 
         :raises TimeoutError: when it does not within ``timeout_s`` seconds.
@@ -60,7 +60,7 @@ class EvidenceStream:
         await back.wait()
         forget()
 
-    async def count(self, number: int, timeout_s: float = 20.0) -> list[Sent]:
+    async def count(self, number: int, timeout_s: float = 60.0) -> list[Sent]:
         """Return what is stored as soon as there are ``number`` messages.
 
         :raises TimeoutError: when there are not within ``timeout_s`` seconds.

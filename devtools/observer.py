@@ -20,7 +20,7 @@ from services.verifier.lease import owners
 GOOD = "/usr/bin/ls"
 BAD = "/usr/bin/evil"
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long anything that must come to pass may take on a busy machine."""
 
 

@@ -144,7 +144,7 @@ class Tenant:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
 
-    async def command(self, subject_of: str, command: Command, timeout_s: float = 10.0) -> Outcome:
+    async def command(self, subject_of: str, command: Command, timeout_s: float = 30.0) -> Outcome:
         """Publish ``command`` and return its outcome."""
         inbox = self.bus.nc.new_inbox()
         subscription = await self.bus.nc.subscribe(inbox)
@@ -195,7 +195,7 @@ class Tenant:
                 return found
             start = batch.messages[-1].sequence + 1
 
-    async def becomes(self, agent_id: str, standing: Standing, timeout_s: float = 10.0) -> None:
+    async def becomes(self, agent_id: str, standing: Standing, timeout_s: float = 30.0) -> None:
         """Wait until the results say ``standing``.
 
         :raises AssertionError: when they do not in time.

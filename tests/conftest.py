@@ -11,7 +11,7 @@ from attestream.bus.connection import Bus, BusSettings, connect
 from attestream.bus.topology import ensure_topology
 from attestream.embedded.nats import NatsServer
 
-pytest_plugins = ["devtools.database_fixtures", "devtools.roster_fixtures", "devtools.secure_fixtures"]
+pytest_plugins = ["devtools.alone", "devtools.database_fixtures", "devtools.roster_fixtures", "devtools.secure_fixtures"]
 
 
 @pytest.fixture

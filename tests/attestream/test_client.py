@@ -101,7 +101,7 @@ class TestRevocations:
         await publish(bus, signer.sign(a_revocation(1)), "r1")
         seen = ""
         while seen != "a:1":  # the acknowledgement of the first may have been lost with the server
-            item = await asyncio.wait_for(anext(revocations), 20)
+            item = await asyncio.wait_for(anext(revocations), 40)
             await item.ack()
             seen = item.id
 
@@ -153,7 +153,7 @@ class TestRevocations:
         await revocations.start()
         await revocations.stop()
         with pytest.raises(StopAsyncIteration):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 30)
 
 
 class TestEvents:

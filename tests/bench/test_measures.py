@@ -57,6 +57,7 @@ def test_unique_memory_leaves_shared_pages_out():
     assert machine.unique_bytes(os.getpid()) > 1 << 20
 
 
+@pytest.mark.alone
 def test_a_child_is_foreign_until_it_has_ended():
     foreign, began = machine.Foreign(), time.monotonic()
     burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"

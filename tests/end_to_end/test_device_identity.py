@@ -112,7 +112,7 @@ async def test_a_machine_with_a_device_identity_enrols(bus, registrar, machines,
     known = await bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id="host-1"), Identity)
     assert (known.ek_trust, known.ak_public) == ("iak", machine.device.attestation_key())
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (found := await stored.last_messages(bus, topology.EVENTS.name, [subjects.events_of("host-1")])):
             await asyncio.sleep(0.01)
     vouched = next(one for one in decode(found[0].data, Event).findings if one.code == "identity.iak-vouched")

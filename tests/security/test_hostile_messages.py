@@ -60,10 +60,10 @@ class Installation:
 
     async def enrol(self, agent):
         request = agent.enrol_request()
-        challenge = await self.bus.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge, timeout_s=20)
+        challenge = await self.bus.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge, timeout_s=30)
         proof = agent.proof(encode(request), encode(challenge))
         activation = ActivateRequest(agent_id=agent.agent_id, challenge_id=challenge.challenge_id, proof=proof)
-        agent.enrolment = (await self.bus.request(subjects.REGISTRAR_ACTIVATE, activation, Enrolled, timeout_s=20)).enrolment
+        agent.enrolment = (await self.bus.request(subjects.REGISTRAR_ACTIVATE, activation, Enrolled, timeout_s=30)).enrolment
 
     async def works(self, channel):
         """Do all that is honest: enrol, command, attest, fail, revoke."""
@@ -72,14 +72,14 @@ class Installation:
         self.fleet.agents[newcomer.agent_id] = newcomer
         await self.enrol(newcomer)
         assert (await self.tenant.add(newcomer.agent_id, interval_ms=60_000, lease_ms=120_000)).ok, channel
-        await self.tenant.becomes(newcomer.agent_id, Standing.TRUSTED, timeout_s=20)
-        await self.bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id=HONEST), Identity, timeout_s=20)
-        await self.bus.request(subjects.QUERY_VERIFIER_AGENT, AgentQuery(agent_id=HONEST), AgentStatus, timeout_s=20)
+        await self.tenant.becomes(newcomer.agent_id, Standing.TRUSTED, timeout_s=30)
+        await self.bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id=HONEST), Identity, timeout_s=30)
+        await self.bus.request(subjects.QUERY_VERIFIER_AGENT, AgentQuery(agent_id=HONEST), AgentStatus, timeout_s=30)
         await self.fleet.hello(HONEST)
-        await self.tenant.becomes(HONEST, Standing.TRUSTED, timeout_s=20)
+        await self.tenant.becomes(HONEST, Standing.TRUSTED, timeout_s=30)
         newcomer.run("/usr/bin/evil", digest_of("evil"))
         await self.fleet.notice(newcomer.agent_id)
-        await self.tenant.becomes(newcomer.agent_id, Standing.FAILED, timeout_s=20)
+        await self.tenant.becomes(newcomer.agent_id, Standing.FAILED, timeout_s=30)
         await eventually(lambda: newcomer.agent_id in self.revoked, 20)
 
 

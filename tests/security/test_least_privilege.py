@@ -29,7 +29,7 @@ from schemas.events import Standing
 from schemas.roles import Role
 
 AGENT = "host.one"
-LOG_S = 20.0
+LOG_S = 40.0
 
 
 class Machine:

@@ -119,6 +119,7 @@ def test_no_exclude_excludes_nothing():
     assert judged(b"", excludes=[]) == "runtime.path-unknown"
 
 
+@pytest.mark.alone
 def test_expression_that_takes_exponential_time_elsewhere():
     """ReDoS: a backtracking engine needs 2^40 steps for this one."""
     started = time.perf_counter()

@@ -105,7 +105,7 @@ async def test_stalled_server_behind_tls_is_left_in_seconds(tmp_path):
     stalled = next(server for server in servers if server.url.endswith(str(bus.nc.connected_url.port)))
     os.kill(stalled.pid, signal.SIGSTOP)
     try:
-        await asyncio.wait_for(back.wait(), 15)
+        await asyncio.wait_for(back.wait(), 40)
     finally:
         os.kill(stalled.pid, signal.SIGCONT)
         await bus.close()

@@ -126,6 +126,7 @@ async def test_two_takers_of_one_fence_do_not_both_win(bus):
     assert sum(isinstance(result, FencedError) for result in results) == 4
 
 
+@pytest.mark.alone
 async def test_subject_of_no_stream_is_an_error_in_time(bus):
     started = asyncio.get_running_loop().time()
     with pytest.raises(BusError, match="could not be published"):
@@ -133,6 +134,7 @@ async def test_subject_of_no_stream_is_an_error_in_time(bus):
     assert asyncio.get_running_loop().time() - started < 2
 
 
+@pytest.mark.alone
 async def test_refusal_for_good_is_not_retried(bus):
     started = asyncio.get_running_loop().time()
     with pytest.raises(BusError, match="was refused"):

@@ -103,7 +103,7 @@ async def test_renewed_credentials_are_used_at_the_next_connection(installation,
 
     bus.on_closed(noted)
     await bus.nc.force_reconnect()
-    await asyncio.wait_for(closed.wait(), 15)
+    await asyncio.wait_for(closed.wait(), 40)
     await bus.close()
 
 
@@ -115,7 +115,7 @@ async def test_credentials_that_expire_end_the_connection_for_good(installation,
         closed.set()
 
     bus.on_closed(noted)
-    await asyncio.wait_for(closed.wait(), 20)
+    await asyncio.wait_for(closed.wait(), 40)
     with pytest.raises(BusError):
         await bus.publish("att.evidence.short", AgentQuery(agent_id="short"))
     await bus.close()

@@ -63,7 +63,7 @@ async def test_a_stalled_users_pulls_get_nothing_after_a_takeover(bus, eventuall
 
     first = Consumer(bus, "EVIDENCE", "t", first_owner, filters=FILTERS)
     await first.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (await consumer_info("EVIDENCE", "t"))["num_waiting"]:
             await asyncio.sleep(0.01)
     first._stopping = True  # it can not do anything about what follows

@@ -97,7 +97,7 @@ async def test_revocations_are_republished_to_agents(bus):
 
     await bus.subscribe(subjects.revoked("a"), note)
     ack = await bus.publish_durable(subjects.revocation("a"), b"signed", message_id="r1")
-    message = await asyncio.wait_for(heard.get(), 5)
+    message = await asyncio.wait_for(heard.get(), 30)
     assert (message.subject, message.data) == (subjects.revoked("a"), b"signed")
     assert message.headers[subjects.HEADER_SEQUENCE] == str(ack.sequence)
 

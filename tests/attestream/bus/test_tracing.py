@@ -55,4 +55,4 @@ async def test_trace_goes_through_stream_and_request(bus):
             await bus.publish_durable(subjects.event("failed", "a"), Done(), message_id="1")
             await bus.request("t.ask", AgentQuery(agent_id="a"), Done)
         expected = span.get_span_context().trace_id
-        assert [await asyncio.wait_for(seen.get(), 5) for _ in range(2)] == [expected, expected]
+        assert [await asyncio.wait_for(seen.get(), 30) for _ in range(2)] == [expected, expected]

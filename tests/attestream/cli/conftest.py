@@ -69,7 +69,7 @@ class Up:
         """Where the bus is."""
         return self.place.url_file.read_text().strip()
 
-    def wait_for(self, pattern: str, number: int = 1, timeout_s: float = 20.0) -> None:
+    def wait_for(self, pattern: str, number: int = 1, timeout_s: float = 60.0) -> None:
         """Wait until ``number`` lines of the log match."""
         deadline = time.monotonic() + timeout_s
         while sum(bool(re.search(pattern, line)) for line in self.log) < number:
@@ -108,7 +108,7 @@ def environment() -> dict[str, str]:
 def cli() -> Cli:
     """Run the command line in a process of its own, as a user does."""
 
-    def run(*arguments: str, stdin: str = "", timeout_s: float = 30.0, **variables: str) -> Ran:
+    def run(*arguments: str, stdin: str = "", timeout_s: float = 60.0, **variables: str) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "attestream.cli", *arguments],
             input=stdin,

@@ -68,7 +68,7 @@ def attestream(up, inside):
     return run
 
 
-async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 15.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 40.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (value := await condition()):
         assert time.monotonic() < deadline, "it did not happen in time"

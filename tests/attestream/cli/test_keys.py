@@ -98,7 +98,7 @@ def test_a_rotated_role_has_two_issuers_until_the_overlap_ends(running: Running)
     shown = run("keys", "show", "--json").json
     assert [key["here"] for key in shown["issuing"] if key["role"] == "verifier"] in ([True, False], [False, True])
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not any("gone" in line for line in run("keys", "prune", "--json").json["done"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -170,7 +170,7 @@ def test_a_rotation_gives_no_revoked_identity_its_life_back(running: Running) ->
         now = account.issued_at + 2
         system = await log_in(running.url, place.system_credentials, ca=place.ca_file)
         token = reissued(account, {**account.nats, "revocations": {"*": now}}, key, now)
-        answer = await system.request("$SYS.REQ.CLAIMS.UPDATE", token.encode(), timeout=10)
+        answer = await system.request("$SYS.REQ.CLAIMS.UPDATE", token.encode(), timeout=30)
         assert b'"code":200' in answer.data
         await system.close()
 
@@ -200,7 +200,7 @@ def test_the_key_of_the_buss_own_account_has_an_overlap_too(running: Running) ->
     assert ran.code == 0, ran.err
     assert running.log_in(old)
     assert running.log_in(place.system_credentials)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not any("gone" in line for line in run("keys", "prune", "--json").json["done"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -259,7 +259,7 @@ def test_certificates_are_renewed_without_a_restart_and_connections_stay(running
         assert ran.code == 0, ran.err
         assert ran.json["reloaded"] is True
         assert ran.json["renewed"][0]["hosts"] == ["127.0.0.1", "bus.example"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while "Reloaded server configuration" not in running.server.log_path.read_text():
                 await asyncio.sleep(0.01)
         assert client.is_connected

@@ -20,7 +20,7 @@ from attestream.installation.roster import load_roster
 from devtools.secure_bus import log_in, secure_server
 from schemas.roles import TENANTS, Role
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Running(NamedTuple):

@@ -153,7 +153,7 @@ async def test_sqlite_readers_wait_for_no_writer(tmp_path):
         await connection.execute(text("CREATE TABLE things (id INTEGER)"))
     async with transaction(engine) as writer:
         await writer.execute(text("INSERT INTO things VALUES (1)"))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             assert await ids(engine) == []
     assert await ids(engine) == [1]
     await engine.dispose()

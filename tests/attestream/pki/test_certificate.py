@@ -178,6 +178,7 @@ def test_altered_certificates_are_never_trusted(changes):
     assert judged.trusted == (bytes(data) == GOOD)
 
 
+@pytest.mark.alone
 def test_deep_nesting_and_many_attributes_take_no_time():
     """A certificate made to be slow."""
     start = time.perf_counter()

@@ -106,6 +106,7 @@ def test_depth_is_bounded():
     assert codes(path(deep[-1].endorse(EK), ROOT, via=deep[1:])) == ["certificate-chain"]
 
 
+@pytest.mark.alone
 def test_search_is_bounded():
     """Many authorities of one name and key, so that every order of them is a chain."""
     key = ec.generate_private_key(ec.SECP521R1())

@@ -144,6 +144,7 @@ def test_a_quoted_pcr_without_a_proper_value_is_refused(values: dict[str, dict[i
         pcr_digest("sha256", (("sha256", (0,)),), values)
 
 
+@pytest.mark.alone
 def test_rsa_quotes_are_verified_fast_enough_for_the_hot_path(keys: KeyPool) -> None:
     """The goal is 45 us; on a busy machine 500 still tells a verification in OpenSSL from one in Python."""
     tpm = SoftTpm(ek="p256", ak="rsa2048", keys=keys)

@@ -120,6 +120,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_megabyte_takes_less_than_a_second(name):
     data = HOSTILE[name]
@@ -129,6 +130,7 @@ def test_a_megabyte_takes_less_than_a_second(name):
     assert time.process_time() - started < 1.5  # three passes: strict, unpadded, dictionary
 
 
+@pytest.mark.alone
 def test_a_usual_log_is_parsed_and_replayed_in_under_a_millisecond():
     log = sample_boot(BootLog(("sha256",)))
     while len(bytes(log)) < 40_000:

@@ -73,7 +73,7 @@ async def test_news_go_to_the_stream_and_bare_answers_to_the_asker(
     assert news.ima.count == 1
     known = parse_quote(news.quote).pcr_digest
     bare = await bus.request(
-        subjects.challenge("host.1"), challenge(2, known_digest=known, ima_from=1), Evidence, timeout_s=5
+        subjects.challenge("host.1"), challenge(2, known_digest=known, ima_from=1), Evidence, timeout_s=30
     )
     assert (bare.seq, bare.pcr_values, bare.ima) == (2, {}, None)
     assert len(await stream.sent()) == 1
@@ -132,7 +132,7 @@ async def test_a_tpm_that_fails_does_not_end_the_agent(
     await bus.subscribe(subjects.challenge("host.1"), made.hear)
     swtpm.stop()
     await bus.publish(subjects.challenge("host.1"), challenge(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while "challenge 1 was not answered" not in caplog.text:
             await asyncio.sleep(0.01)
     swtpm.start()

@@ -45,6 +45,7 @@ async def test_a_hook_that_fails_is_reported(command: list[str], caplog: pytest.
     assert "hook" in caplog.text
 
 
+@pytest.mark.alone
 async def test_a_hook_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     code = f"while true; do date +%s%N > {alive}; sleep 0.02; done"
@@ -56,6 +57,7 @@ async def test_a_hook_that_hangs_is_killed_with_its_children(tmp_path: Path) -> 
     assert alive.read_text() == last
 
 
+@pytest.mark.alone
 async def test_a_hook_that_leaves_a_child_is_not_waited_for() -> None:
     start = time.monotonic()
     assert await run_hook(["/bin/sh", "-c", "sleep 5 &"], REVOCATION)

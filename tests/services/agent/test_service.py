@@ -106,7 +106,7 @@ async def test_the_life_of_an_agent(
     signed = Signer.load(tmp_path / "notifier.pem").sign(revocation)
     await bus.publish_durable(subjects.revocation("host-2"), signed, message_id="e1")
     heard = tmp_path / "heard.json"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not heard.exists() or not heard.read_text():
             await asyncio.sleep(0.01)
     assert json.loads(heard.read_text())["agent_id"] == "host-2"
@@ -115,7 +115,7 @@ async def test_the_life_of_an_agent(
     await stream.until(lambda found: hellos(found) == 2)
 
     agent.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(agent.wait(), 10) == 0
+    assert await asyncio.wait_for(agent.wait(), 40) == 0
 
 
 async def test_an_agent_comes_back_with_its_keys(
@@ -132,7 +132,7 @@ async def test_an_agent_comes_back_with_its_keys(
     await stream.until(lambda found: hellos(found) == 2)
     assert len(registrar.requests) == 1
     again.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(again.wait(), 10) == 0
+    assert await asyncio.wait_for(again.wait(), 40) == 0
 
 
 async def test_an_agent_whose_tpm_was_cleared_enrols_anew(
@@ -147,13 +147,13 @@ async def test_an_agent_whose_tpm_was_cleared_enrols_anew(
     challenge = Challenge(agent_id="host.1", nonce=b"n", seq=1, issued_at=at, deadline=at + 5_000, banks={"sha256": [0]})
     await bus.publish(subjects.challenge("host.1"), challenge)
     # It ends, so that whoever supervises it starts it again with a new AK.
-    assert await asyncio.wait_for(agent.wait(), 10) == 1
+    assert await asyncio.wait_for(agent.wait(), 40) == 1
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "services.agent", "--config", str(config))
     again = await asyncio.create_subprocess_exec(*command, env=environment)
     await stream.until(lambda found: hellos(found) == 2)
     again.terminate()
-    assert await asyncio.wait_for(again.wait(), 10) == 0
+    assert await asyncio.wait_for(again.wait(), 40) == 0
     first, second = registrar.requests
     assert first.ak_public != second.ak_public
 
@@ -162,7 +162,7 @@ async def test_a_tcti_that_leads_nowhere_ends_it_with_one_line(config: Path, tmp
     command = (sys.executable, "-m", "services.agent", "--config", str(config))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ATTESTREAM_AGENT_TCTI": "nonsense:x"}
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
-    _, text = await asyncio.wait_for(process.communicate(), 20)
+    _, text = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     assert "Traceback" not in text.decode()
     assert "the TPM at nonsense:x can not load the AK" in text.decode().splitlines()[-1]

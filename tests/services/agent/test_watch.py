@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from attestream.bus.connection import Bus
 from attestream.rates import TokenBucket
 from devtools.evidence_stream import EvidenceStream
@@ -18,6 +20,7 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
+@pytest.mark.alone
 async def test_a_change_is_told_within_100_ms(bus: Bus, stream: EvidenceStream, emulator: ImaEmulator) -> None:
     watch = Watch(bus, "host.1", ImaLog(emulator.binary_log), poll_s=0.02, now=now)
     await watch.begin()

@@ -82,7 +82,7 @@ async def test_receiver_down_across_a_restart_of_the_notifier_and_the_broker(
     nats_server.start()
     async with notifying(bus, settings, signer):
         await receiver.start()
-        await eventually(lambda: len(receiver.documents) >= 5, 20)
+        await eventually(lambda: len(receiver.documents) >= 5)
     assert receiver.ids == ids
 
 
@@ -116,7 +116,7 @@ async def test_slow_sink_delays_no_other(bus, signer, receiver, make_receiver, f
     async with notifying(bus, config(*hooks), signer):
         for number in range(5):
             await fail(f"agent-{number}")
-        await eventually(lambda: len(receiver.documents) >= 5, 20)
+        await eventually(lambda: len(receiver.documents) >= 5)
         assert slow.documents == []
 
 

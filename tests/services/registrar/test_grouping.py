@@ -27,7 +27,7 @@ async def submitted(work, numbers):
     """Submit one number, and the others while it is being worked on; return what each came to."""
     group = Group(work)
     tasks = [asyncio.create_task(group.submit(numbers[0]))]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not work.turns:
             await asyncio.sleep(0)
         tasks += [asyncio.create_task(group.submit(number)) for number in numbers[1:]]
@@ -47,7 +47,7 @@ async def test_nobody_waits_for_others_to_come():
     work = Work()
     work.let.set()
     group = Group(work)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await group.submit(1) == 2
         assert await group.submit(2) == 4
     assert work.turns == [[1], [2]]
@@ -79,7 +79,7 @@ async def test_who_does_not_wait_any_more_holds_nobody_up():
     work = Work()
     group = Group(work)
     first, second = (asyncio.create_task(group.submit(number)) for number in (1, 2))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not work.turns:
             await asyncio.sleep(0)
         first.cancel()

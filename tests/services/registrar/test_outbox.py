@@ -76,7 +76,7 @@ async def test_publisher_goes_on_after_failures(bus, engine, write, events):
     running = asyncio.create_task(publisher.run())
     await asyncio.sleep(0)
     await ensure_topology(bus)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await events("a"):
             await asyncio.sleep(0.01)
         await write(2)

@@ -5,6 +5,7 @@ import time
 import uuid
 
 import msgspec
+import pytest
 
 from devtools.pool import Pool, allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet, unix_ms
@@ -60,7 +61,7 @@ async def test_who_hides_what_ran_is_unreachable_on_the_record(pool, tenant, bus
     worker = await under_attestation(pool, tenant, fleet, interval_ms=300, lease_ms=2000)
     fleet.hiding = True
     fleet.agents["agent-0"].run(EVIL, digest_of(EVIL))
-    await tenant.becomes("agent-0", Standing.UNREACHABLE, timeout_s=8)
+    await tenant.becomes("agent-0", Standing.UNREACHABLE)
     assert worker.attester("agent-0").standing is Standing.UNREACHABLE
     assert EventKind.UNREACHABLE in kinds(await tenant.events("agent-0"))
     await fleet.stop()
@@ -87,6 +88,7 @@ async def owned_by(tenant, agent_id, worker):
     return result is not None and result.worker == worker and result.standing is Standing.TRUSTED
 
 
+@pytest.mark.alone
 async def test_a_command_with_a_reply_subject_that_is_none_holds_up_no_other(pool, tenant, fleet, bus):
     await under_attestation(pool, tenant, fleet)
     for reply in ("_INBOX.a b c d", "_INBOX..x", "_INBOX.>"):
@@ -180,6 +182,7 @@ async def longest_pause(until):
     return longest
 
 
+@pytest.mark.alone
 async def test_no_log_is_so_long_that_a_worker_stands_still(pool, tenant, bus):
     """A worker that stands still for a lease's life loses all its partitions, and its successor gets the same log."""
     fleet = PartedFleet(bus, [make_agent("agent-0")])

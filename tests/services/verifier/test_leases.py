@@ -56,7 +56,7 @@ async def test_a_fence_that_was_overtaken_is_taken_anew(pool, tenant, fleet, bus
         attester = worker.attester("agent-0")
         return attester is not None and attester.partition is not old and attester.partition.owned
 
-    await eventually(taken_anew, 15)
+    await eventually(taken_anew)
     assert worker.attester("agent-0").partition.fence.token > old.fence.token
     fleet.agents["agent-0"].run("/usr/bin/evil", b"x" * 32)
     await fleet.notice("agent-0")
@@ -73,8 +73,8 @@ async def test_a_worker_whose_session_has_lapsed_begins_another_and_takes_everyt
         found = [worker.attester(agent_id) for agent_id in old]
         return all(now is not None and now.partition is not old[now.agent_id] and now.partition.owned for now in found)
 
-    await eventually(taken_anew, 15)
-    assert await eventually(lambda: session_of(bus, "one"), 15) != first
+    await eventually(taken_anew)
+    assert await eventually(lambda: session_of(bus, "one")) != first
     assert not any(partition.owned for partition in old.values())
     for agent_id in fleet.agents:
         await tenant.becomes(agent_id, Standing.TRUSTED)
@@ -136,7 +136,7 @@ async def test_a_worker_restarted_under_its_name_waits_for_its_former_session(po
     first = await eventually(lambda: session_of(bus, "one"))
     await pool.cut("one")
     after = await pool.start("one")
-    await eventually(lambda: owns_all(after), 15)
+    await eventually(lambda: owns_all(after))
     assert await is_over(bus, first)
     assert await session_of(bus, "one") != first
     for index, partition in after._holdings.partitions.items():
@@ -165,14 +165,14 @@ async def test_a_worker_drops_what_is_not_on_record_as_its_own(pool, bus):
     def taken_back():
         return owns_all(one) and all(one._holdings.partitions[index] is not partition for index, partition in old.items())
 
-    await eventually(taken_back, 15)
+    await eventually(taken_back)
     assert await is_over(bus, session.id)
 
 
 async def test_a_record_of_what_is_not_held_any_more_is_in_nobodys_way(pool, bus):
     """As when a partition was handed over while the bus was away: its record names a live session, and nobody owns it."""
     one, two = await pool.start("one"), await pool.start("two")
-    await eventually(lambda: len(one.status().partitions) == len(two.status().partitions) == 32, 25)
+    await eventually(lambda: len(one.status().partitions) == len(two.status().partitions) == 32, 60)
     index = two.status().partitions[0]
     old = two._holdings.partitions[index]
     assert await Lease(bus, index, "one", one._holdings._session).acquire(0, (await owners(bus))[index].revision)
@@ -181,7 +181,7 @@ async def test_a_record_of_what_is_not_held_any_more_is_in_nobodys_way(pool, bus
         again = two._holdings.partitions.get(index)
         return again is not None and again is not old and (await owners(bus))[index].worker == "two"
 
-    await eventually(taken_back, 25)
+    await eventually(taken_back, 60)
 
 
 async def test_no_partition_is_opened_twice_because_another_can_not_be_taken(pool, bus, monkeypatch):

@@ -128,10 +128,10 @@ async def test_a_log_that_starts_over_unasked_is_asked_for_again_and_not_for_eve
 
     agent.answer = from_the_start
     before = appraised.total()
-    await tenant.becomes("agent-0", Standing.UNREACHABLE, timeout_s=20)
+    await tenant.becomes("agent-0", Standing.UNREACHABLE)
     assert appraised.total() - before <= 1
     agent.answer = answer
-    await tenant.becomes("agent-0", Standing.TRUSTED, timeout_s=20)
+    await tenant.becomes("agent-0", Standing.TRUSTED)
     agent.reboot()
     agent.run("boot_aggregate", digest_of("boot_aggregate"))
     count = worker.attester("agent-0").attestations

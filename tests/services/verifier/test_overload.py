@@ -53,6 +53,7 @@ def counts(worker):
     return {agent_id: attester.attestations for agent_id, attester in worker._roster.items()}
 
 
+@pytest.mark.alone
 async def test_overload_lengthens_all_intervals_alike_and_ends(pool, tenant, bus, monkeypatch):
     monkeypatch.setattr(overload, "END_MS", 500)
     fleet = SoftFleet(bus, [make_agent(f"agent-{number:03}") for number in range(100)])
@@ -80,6 +81,7 @@ async def test_overload_lengthens_all_intervals_alike_and_ends(pool, tenant, bus
     await fleet.stop()
 
 
+@pytest.mark.alone
 async def test_one_silent_agent_is_missed_although_the_worker_is_slow(pool, tenant, bus):
     fleet = SoftFleet(bus, [make_agent(f"agent-{number}") for number in range(30)])
     worker = await attested(pool, tenant, fleet, interval_ms=250)
@@ -90,6 +92,7 @@ async def test_one_silent_agent_is_missed_although_the_worker_is_slow(pool, tena
     await fleet.stop()
 
 
+@pytest.mark.alone
 async def test_an_update_of_all_agents_is_no_stampede(pool, tenant, bus):
     fleet = SoftFleet(bus, [make_agent(f"agent-{number:03}") for number in range(120)])
     worker = await attested(pool, tenant, fleet, interval_ms=2_000, lease_ms=20_000)
@@ -119,6 +122,7 @@ async def test_an_update_of_all_agents_is_no_stampede(pool, tenant, bus):
     await fleet.stop()
 
 
+@pytest.mark.alone
 async def test_a_fleet_that_reboots_at_once_is_trusted_again(pool, tenant, bus):
     fleet = SoftFleet(bus, [make_agent(f"agent-{number:03}") for number in range(150)])
     worker = await attested(pool, tenant, fleet, interval_ms=60_000, lease_ms=120_000)

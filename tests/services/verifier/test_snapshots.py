@@ -316,7 +316,7 @@ async def test_a_worker_that_ends_in_order_leaves_marks(pool, tenant, fleet):
         mark = (await pool.store.partition(index)).mark
         return mark.fence > snapshot.mark.fence
 
-    await eventually(marked, 20)
+    await eventually(marked)
 
 
 async def test_rows_of_an_old_backup_do_not_bring_trust_back(pool, tenant, fleet, bus):
@@ -337,5 +337,5 @@ async def test_rows_of_an_old_backup_do_not_bring_trust_back(pool, tenant, fleet
         await connection.execute(SNAPSHOTS.delete())
     await pool.store.save(backup.rows, [backup.mark])
     worker = await pool.start("third")
-    attester = await eventually(lambda: worker.attester("agent-0"), 20)
+    attester = await eventually(lambda: worker.attester("agent-0"))
     assert attester.standing is Standing.FAILED
