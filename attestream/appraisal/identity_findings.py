@@ -15,7 +15,10 @@ _FAILURE: Final = "failure"
 _MAKER: Final = (
     "Ask the TPM's maker; to enrol the machine all the same, choose the mode or profile of the registrar accordingly."
 )
-_STORE: Final = "Put the CA certificate of the TPM's maker into `ek_store` of the registrar, if the maker is to be trusted."
+_STORE: Final = (
+    "If the maker is to be trusted, name it in `ek_manufacturers` of the registrar, or put its CA certificate into "
+    "its `ek_store`."
+)
 _FORGED: Final = "Treat it as a forgery: enrol the machine only after its TPM was examined."
 
 Row = tuple[str, str, str, str]
@@ -42,6 +45,12 @@ IDENTITY: Final[tuple[Row, ...]] = (
     ("certificate-sha1", _FAILURE, "A certificate is signed with SHA-1.", _MAKER),
     ("certificate-validity", _FAILURE, "A certificate has expired or is not valid yet.", _MAKER),
     ("certificate-issuer", _FAILURE, "A certificate was issued by one that may not issue it.", _FORGED),
+    (
+        "certificate-distrusted",
+        _FAILURE,
+        "The path from a certificate to the trust store needs a key that the configuration distrusts.",
+        "Nothing, as long as the key stands rightly in `ek_distrust` of the registrar.",
+    ),
     ("certificate-critical", _FAILURE, "A certificate has a critical extension that is not understood.", _MAKER),
     ("certificate-role", _FAILURE, "The certificate of a TPM's key is one of a certificate authority.", _MAKER),
     ("certificate-purpose", _FAILURE, "A certificate is not meant for this kind of key.", _MAKER),

@@ -1,4 +1,4 @@
-"""The command ``certificates``: what the bus shows of itself, renewed without a restart."""
+"""The command ``certificates``: what the bus shows of itself, renewed without a restart, and who may vouch for TPMs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attestream.errors import ConfigError
 
 @click.group()
 def certificates() -> None:
-    """Show and renew the certificates of the bus."""
+    """Show and renew the certificates of the bus; show those of TPM manufacturers."""
 
 
 @certificates.command()
@@ -92,6 +92,34 @@ def client(session: Session, name: str, as_json: bool) -> None:
         output.write_json({"certificate": str(pair.certificate), "key": str(pair.key)})
         return
     click.echo(f"made {pair.certificate} and {pair.key}")
+
+
+@certificates.command()
+@click.argument("names", nargs=-1, metavar="[MANUFACTURER]...")
+@json_option
+def manufacturers(names: tuple[str, ...], as_json: bool) -> None:
+    """Show the CA certificates of TPM manufacturers that come with Attestream.
+
+    The registrar trusts those of the manufacturers that its setting `ek_manufacturers` names.
+    """
+    from attestream.manufacturers import shipped
+
+    known = shipped.manifest()
+    rows = known.of(names or (shipped.ALL,))
+    for row in rows:
+        shipped.certificate(row)  # what is told of a file holds for it
+    if as_json:
+        output.write_json({"package": known.package, "collections": known.collection, "certificates": rows})
+        return
+    for row in rows:
+        click.echo(f"{row.name}  ({row.manufacturer}, {row.key}, {row.not_before} to {row.not_after})")
+        click.echo(f"  subject      {row.subject}")
+        click.echo(f"  SHA-256      {row.sha256}")
+        click.echo(f"  origin       {Path(row.path).name}; also in {', '.join(row.seen_in) or 'no collection'}")
+        for line in row.notes:
+            click.echo(f"  note         {line}")
+    package = known.package
+    output.note(f"all from {package.name} {package.version} of Debian; the registrar trusts those of `ek_manufacturers`")
 
 
 def _day(at_s: int) -> str:

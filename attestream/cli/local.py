@@ -34,8 +34,17 @@ _accept_ek = click.option(
     type=click.Choice(["certificate", "warn", "hook", "any"]),
     default="certificate",
     show_default=True,
-    help="Which TPMs may enrol: those with a certificate by a CA in DIR/ek-store; all, with warnings; those that a command "
-    "of yours accepts; or any.",
+    help="Which TPMs may enrol: those with a certificate by a CA in DIR/ek-store or of --ek-manufacturers; all, with "
+    "warnings; those that a command of yours accepts; or any.",
+)
+_manufacturers = click.option(
+    "--ek-manufacturers",
+    "manufacturers",
+    default="",
+    metavar="NAME,NAME",
+    callback=lambda _context, _option, text: [part.strip() for part in text.split(",") if part.strip()],
+    help="TPM manufacturers whose CA certificates, as they come with Attestream, count, or `all`; default: none. "
+    "`attestream certificates manufacturers` lists them.",
 )
 _hosts = click.option(
     "--host",
@@ -55,6 +64,7 @@ _operator = click.option(
 @click.command()
 @_data_dir
 @_accept_ek
+@_manufacturers
 @click.option("--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, show_default=True, help="Port of the bus.")
 @_hosts
 @click.option(
@@ -91,6 +101,7 @@ def init(session: Session, /, data_dir: Path | None, as_json: bool, cluster: str
 @click.command()
 @_data_dir
 @_accept_ek
+@_manufacturers
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=None, help="Port of the bus, 0 for a free one; default: as configured."
 )
@@ -111,6 +122,7 @@ def up(
     /,
     data_dir: Path | None,
     accept_ek: AcceptEk,
+    manufacturers: list[str],
     port: int | None,
     **options: Any,
 ) -> int:
@@ -129,7 +141,8 @@ def up(
 
     place = Installation(session.directory(data_dir).absolute())
     if not place.exists:
-        for path in initialise(place.directory, accept_ek=accept_ek, port=port or DEFAULT_PORT):
+        wanted = port or DEFAULT_PORT
+        for path in initialise(place.directory, accept_ek=accept_ek, manufacturers=manufacturers, port=wanted):
             click.echo(f"made {path}", err=True)
     loaded = config.load(place.config_file, session.environment)
     set_up_logging(loaded.log, "up")

@@ -122,11 +122,17 @@ class RegistrarConfig(Section, kw_only=True, frozen=True, forbid_unknown_fields=
     database_timeout_s: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
     """Seconds after which a statement is given up; default 30."""
     accept_ek: Literal["any", "warn", "certificate", "hook"] = "certificate"
-    """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store``, or whose
-    TPM has a device identity that chains to ``iak_store``; ``warn``, all, and the enrolment tells what is wrong; ``hook``,
-    those that ``ek_hook`` accepts; ``any``, all unjudged; default ``certificate``."""
+    """Which endorsement keys are accepted: ``certificate``, those with a certificate that chains to ``ek_store`` or
+    ``ek_manufacturers``, or whose TPM has a device identity that chains to ``iak_store``; ``warn``, all, and the enrolment
+    tells what is wrong; ``hook``, those that ``ek_hook`` accepts; ``any``, all unjudged; default ``certificate``."""
     ek_store: Path | None = None
     """Directory of TPM makers' CA certificates (PEM or DER); no default."""
+    ek_manufacturers: list[str] = []
+    """TPM manufacturers whose CA certificates, as they come with Attestream, count beside those in ``ek_store``, such as
+    ``infineon``; ``all`` for every one; default none."""
+    ek_distrust: list[str] = []
+    """SHA-256 fingerprints, in hex, of certificates in ``ek_store`` or of those that come with Attestream, or of public keys
+    (SubjectPublicKeyInfo): no EK counts whose path needs one of these keys; default none."""
     ek_profile: Literal["permissive", "strict"] = "permissive"
     """How certificates are judged: ``strict``, as the TCG profile says, or ``permissive``, with warnings for what makers
     often neglect; default ``permissive``."""

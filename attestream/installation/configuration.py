@@ -18,13 +18,19 @@ INSECURE: Final = {
 """Environment of services on a bus that asks nobody who they are; only for tests."""
 
 
-def configuration(urls: Sequence[str], *, accept_ek: str, store: str = "") -> str:
-    """Return the text of the file; ``urls`` are those of the bus, ``store`` is its directory when it is on this machine."""
+def configuration(urls: Sequence[str], *, accept_ek: str, manufacturers: Sequence[str] = (), store: str = "") -> str:
+    """Return the text of the file.
+
+    :param urls: those of the bus.
+    :param manufacturers: of TPMs, whose CA certificates as they come with Attestream count.
+    :param store: the bus's directory when it is on this machine.
+    """
     encrypted = any(url.startswith(("tls://", "wss://")) for url in urls)
     return _TEMPLATE.format(
         urls=json.dumps(list(urls)),
         ca_file='ca_file = "tls/ca.pem"' if encrypted else _NO_CA,
         accept_ek=accept_ek,
+        manufacturers=json.dumps(list(manufacturers)),
         limits=f"store_dir = {json.dumps(store)}" if store else _NO_STORE,
     )
 
@@ -52,10 +58,13 @@ level = "info"
 
 [registrar]
 database_url = "sqlite:///registrar.db"
-# "certificate": only TPMs whose endorsement key has a certificate by a CA in ek_store may enrol.
+# "certificate": only TPMs whose endorsement key has a certificate by a CA in ek_store or of ek_manufacturers may enrol.
 # "any": every TPM may, and nothing shows that it is a real one.
 accept_ek = "{accept_ek}"
 ek_store = "ek-store"
+# Manufacturers whose CA certificates, as they come with Attestream, vouch for TPMs: such as ["infineon", "nuvoton"], or
+# ["all"]. `attestream certificates manufacturers` lists them.
+ek_manufacturers = {manufacturers}
 signing_key_file = "keys/registrar.pem"
 agent_issuer_file = "bus-keys/issuers/agent.seed"
 agent_account_file = "bus-keys/accounts/agent.jwt"

@@ -21,6 +21,7 @@ from attestream.installation.people import equip, make_person
 from attestream.installation.places import Installation
 from attestream.installation.roster import write_roster
 from attestream.installation.servers import make_servers
+from attestream.manufacturers import shipped
 from attestream.signing import Signer
 from attestream.trust.roster import entry, initial
 from schemas.roles import Role
@@ -48,6 +49,7 @@ def initialise(
     *,
     accept_ek: AcceptEk,
     port: int,
+    manufacturers: Sequence[str] = (),
     hosts: Sequence[str] = (),
     servers: Sequence[Server] = (),
     on_host: Path | None = None,
@@ -56,14 +58,16 @@ def initialise(
     """Make the data directory, its keys and its configuration, and return what was made.
 
     :param port: of the bus.
+    :param manufacturers: of TPMs, whose CA certificates as they come with Attestream count.
     :param hosts: names and addresses that the servers' certificates are good for; none: those of this machine.
     :param servers: bus servers for which directories of their own are made; several form a cluster.
     :param on_host: see :func:`attestream.installation.servers.make_servers`.
     :param operator: name of the first person who may do everything.
-    :raises ConfigError: when one of its files exists already, or can not be made.
+    :raises ConfigError: when one of its files exists already, or can not be made, or a manufacturer is not known.
     """
     place = Installation(directory.absolute())
     _see_that_it_is_free(place)
+    shipped.manifest().of(manufacturers)
     names = [check_host(host) for host in hosts] or local_hosts()
     urls = [server.url for server in servers] or [f"nats://127.0.0.1:{port}"]
     try:
@@ -71,9 +75,9 @@ def initialise(
         made = _make_certificates(place, name, names, servers, hosts, on_host)
         equip(place, operator, place.operator(operator), urls)
         # Last, so that an interrupted initialisation does not look finished.
-        write_new(
-            place.config_file, configuration(urls, accept_ek=accept_ek, store="" if servers else place.bus.name).encode()
-        )
+        store = "" if servers else place.bus.name
+        text = configuration(urls, accept_ek=accept_ek, manufacturers=manufacturers, store=store)
+        write_new(place.config_file, text.encode())
     except OSError as error:
         raise ConfigError(f"can not initialise {directory}: {error}") from error
     return [

@@ -130,6 +130,12 @@ class _Search:
                 yield from self._extend((*path, candidate))
 
     def _issued(self, certificate: Certificate, issuer: Certificate) -> bool:
+        # The certificate too: who holds a CA's key could pass the CA's own certificate off as that of an EK.
+        for one in (certificate, issuer):
+            if self._store.distrusts(one):
+                distrusted = "The configuration distrusts this key."
+                self._wrong = Problem("identity.certificate-distrusted", one.subject.text(), distrusted, True)
+                return False
         if self._signatures >= MAX_SIGNATURES:
             return False
         self._signatures += 1

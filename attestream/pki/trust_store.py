@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -24,7 +25,11 @@ class TrustStore:
     That a certificate stands here is an operator's decision. Whether it may issue is still judged by what it says.
     """
 
-    def __init__(self, certificates: Iterable[Certificate] = ()) -> None:
+    def __init__(self, certificates: Iterable[Certificate] = (), *, distrusted: Iterable[bytes] = ()) -> None:
+        """:param distrusted: SHA-256 digests of the public keys (SubjectPublicKeyInfo) that no path may contain, whether a
+        certificate of the key stands here or comes from an agent.
+        """
+        self._distrusted = frozenset(distrusted)
         self._by_subject: dict[object, dict[bytes, Certificate]] = {}
         for certificate in certificates:
             self._by_subject.setdefault(certificate.subject.key, {}).setdefault(certificate.der, certificate)
@@ -44,7 +49,11 @@ class TrustStore:
         return certificate.der in self._by_subject.get(certificate.subject.key, ())
 
     def __add__(self, other: TrustStore) -> TrustStore:
-        return TrustStore((*self.certificates(), *other.certificates()))
+        return TrustStore((*self.certificates(), *other.certificates()), distrusted=self._distrusted | other._distrusted)
+
+    def distrusts(self, certificate: Certificate) -> bool:
+        """Whether no path may contain the certificate's key."""
+        return bool(self._distrusted) and key_digest(certificate) in self._distrusted
 
     def certificates(self) -> tuple[Certificate, ...]:
         """Return all certificates."""
@@ -53,6 +62,11 @@ class TrustStore:
     def named(self, name: Name) -> tuple[Certificate, ...]:
         """Return the certificates whose subject is ``name``."""
         return tuple(self._by_subject.get(name.key, {}).values())
+
+
+def key_digest(certificate: Certificate) -> bytes:
+    """Return the SHA-256 digest of a certificate's public key (SubjectPublicKeyInfo)."""
+    return hashlib.sha256(certificate.public_key).digest()
 
 
 def read_certificates(data: bytes) -> list[Certificate]:

@@ -1,1 +1,4 @@
-"""Looks over the repository for what must not be in it: secrets, unpinned or unknown packages, known weaknesses. Offline."""
+"""Looks over the repository for what must not be in it. Offline.
+
+Secrets, unpinned or unknown packages, data of unknown origin or licence, known weaknesses.
+"""

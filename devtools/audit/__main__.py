@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from devtools.audit import advisories, packages, secrets
+from devtools.audit import advisories, packages, secrets, vendored
 from devtools.audit.tracked import history, tracked
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -37,7 +37,9 @@ def found(root: Path, source: Path | None = None, *, past: bool = False) -> Iter
         if source is not None:
             yield from advisories.judged(packages.pins(root / name), advisories.read(source))
     yield from packages.licences(root / LOCKS[0])
-    yield from packages.foreign_imports(root, tracked(root), root / LOCKS[0])
+    files = tracked(root)
+    yield from packages.foreign_imports(root, files, root / LOCKS[0])
+    yield from vendored.found(root, files)
 
 
 def main() -> int:

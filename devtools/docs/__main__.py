@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from devtools.docs import asyncapi, commands, contract, json_schema, permissions, reference, sizing
+from devtools.docs import asyncapi, commands, contract, json_schema, manufacturers, permissions, reference, sizing
 
 ROOT: Final = Path(__file__).resolve().parents[2] / "docs"
 
@@ -21,6 +21,7 @@ DOCUMENTS: Final[dict[str, Callable[[], str]]] = {
     "metrics.md": reference.metrics,
     "configuration.md": reference.configuration,
     "cli.md": commands.document,
+    "manufacturers.md": manufacturers.document,
     "security/permissions.md": permissions.document,
     "sizing.md": sizing.document,
 }

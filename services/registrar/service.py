@@ -20,7 +20,6 @@ from attestream.database import migrate, open_engine, report_size
 from attestream.errors import ConfigError, StorageError
 from attestream.lifetime import until_stopped
 from attestream.pki.profile import PROFILES
-from attestream.pki.trust_store import TrustStore
 from attestream.trust.authority import DELETE_IDENTITY
 from schemas import subjects
 from schemas.base import Decoder
@@ -33,7 +32,7 @@ from services.registrar.hook import Hook
 from services.registrar.outbox import Publisher
 from services.registrar.roster import RosterKeeper
 from services.registrar.tables import MIGRATIONS
-from services.registrar.trust import read_store
+from services.registrar.trust import endorsement_store, read_store
 
 QUEUE: Final = "registrar"
 SWEEP_S: Final = 30.0
@@ -115,10 +114,12 @@ async def serving(
 
 
 def _rules(config: RegistrarConfig) -> Rules:
-    if config.accept_ek == "certificate" and config.ek_store is None and config.iak_store is None:
+    none = config.ek_store is None and not config.ek_manufacturers and config.iak_store is None
+    if config.accept_ek == "certificate" and none:
         raise ConfigError(
-            '[registrar] `accept_ek` is "certificate", but `ek_store` is not set',
-            remedy='Name the directory of TPM makers\' CA certificates in `ek_store`, or set `accept_ek` to "any".',
+            '[registrar] `accept_ek` is "certificate", but neither `ek_store` nor `ek_manufacturers` is set',
+            remedy="Name TPM makers in `ek_manufacturers`, or the directory of their CA certificates in `ek_store`, or set "
+            '`accept_ek` to "any".',
         )
     profile = PROFILES[config.ek_profile]
     if config.malformed_certificate == "warn":
@@ -127,7 +128,7 @@ def _rules(config: RegistrarConfig) -> Rules:
         profile = msgspec.structs.replace(profile, unrestricted="warn")
     return Rules(
         accept_ek=config.accept_ek,
-        store=read_store(config.ek_store) if config.ek_store is not None else TrustStore(),
+        store=endorsement_store(config),
         devices=read_store(config.iak_store) if config.iak_store is not None else None,
         profile=profile,
     )

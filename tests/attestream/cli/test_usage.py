@@ -16,6 +16,7 @@ from attestream.cli.bulk import read
 from attestream.cli.main import COMMANDS
 from attestream.cli.main import cli as root
 from attestream.cli.session import Session
+from attestream.config import load
 from attestream.errors import ConfigError
 from attestream.installation.bus_server import Server
 from attestream.installation.making import initialise
@@ -159,6 +160,20 @@ def test_what_a_killed_up_has_left_behind_takes_nobodys_security_away(tmp_path: 
     assert session.bus().credentials == place.operator("admin") / CREDENTIALS
     with locked(place):
         assert not place.url_file.exists()
+
+
+def test_certificates_of_manufacturers_are_listed_and_chosen(inside, tmp_path: Path) -> None:
+    listed = inside("certificates", "manufacturers", "amd", "--json")
+    known = listed.json["certificates"]
+    assert {row["manufacturer"] for row in known} == {"amd"}
+    people = inside("certificates", "manufacturers")
+    assert all(row[field] in people.out for row in known for field in ("name", "subject", "sha256", "not_after"))
+    assert inside("certificates", "manufacturers", "acme").code == 2
+    directory = tmp_path / "i"
+    assert inside("init", "--data-dir", str(directory), "--ek-manufacturers", "amd,acme").code == 2
+    assert not directory.exists()
+    assert inside("init", "--data-dir", str(directory), "--ek-manufacturers", "amd, intel").code == 0
+    assert load(directory / "attestream.toml", {}).registrar.ek_manufacturers == ["amd", "intel"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from attestream.pki.certificate import parse_certificate
 from attestream.pki.path import MAX_DEPTH, MAX_SIGNATURES, find_path
 from attestream.pki.profile import PERMISSIVE, STRICT
-from attestream.pki.trust_store import TrustStore
+from attestream.pki.trust_store import TrustStore, key_digest
 from devtools.certificates import EK_PURPOSE, ONE_SET, Authority, common_name, key_usage, resigned, unsorted
 
 NOW = 1_800_000_000_000
@@ -22,8 +22,9 @@ def authority(name, parent=None, **settings):
     return Authority(name, now=NOW, parent=parent, **settings)
 
 
-def path(leaf, *anchors, via=(), profile=STRICT, now=NOW):
-    store = TrustStore.of(one if isinstance(one, bytes) else one.der for one in anchors)
+def path(leaf, *anchors, via=(), profile=STRICT, now=NOW, distrusted=()):
+    trusted = TrustStore.of(one if isinstance(one, bytes) else one.der for one in anchors).certificates()
+    store = TrustStore(trusted, distrusted=[key_digest(parse_certificate(one.der)) for one in distrusted])
     return find_path(
         parse_certificate(leaf),
         store,
@@ -267,3 +268,32 @@ def test_framing_is_up_to_the_profile():
     leaf = ROOT.endorse(EK) + b"\xff" * 100
     assert codes(path(leaf, ROOT)) == ["certificate-malformed"]
     assert path(leaf, ROOT, profile=PERMISSIVE).good
+
+
+def test_distrusted_key_vouches_for_nothing_wherever_it_stands():
+    """A CA that lost its key: in the store, below it, and passed off as the key of a TPM by whoever has it."""
+    below = authority("Below", ROOT)
+    own = path(below.der, ROOT, profile=PERMISSIVE, distrusted=[below])
+    for refused in (
+        path(ROOT.endorse(EK), ROOT, distrusted=[ROOT]),
+        path(below.endorse(EK), ROOT, via=[below], distrusted=[below]),
+        path(below.endorse(EK), ROOT, via=[below], distrusted=[ROOT]),
+        own,
+    ):
+        assert codes(refused) == ["certificate-distrusted"]
+    assert path(ROOT.endorse(EK), ROOT, via=[below], distrusted=[below]).good
+
+
+def test_distrusted_key_is_the_same_under_another_certificate():
+    """An authority that was taken out of the store comes back as an intermediate that another one has certified."""
+    out = authority("Below", ROOT)
+    via = [authority("Below", ROOT, key=out.key)]
+    assert path(out.endorse(EK), ROOT, via=via).good
+    assert codes(path(out.endorse(EK), ROOT, out, via=via, distrusted=[out])) == ["certificate-distrusted"]
+
+
+def test_stores_that_are_put_together_distrust_what_either_does():
+    key = key_digest(parse_certificate(ROOT.der))
+    trusted = TrustStore.of([ROOT.der])
+    assert (trusted + TrustStore(distrusted=[key])).distrusts(trusted.certificates()[0])
+    assert not trusted.distrusts(trusted.certificates()[0])
