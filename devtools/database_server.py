@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 _LOOK_S = 0.05
+_STOPPING_S = 0.001
 _TOLD = 4000
 
 
@@ -79,7 +80,8 @@ class DatabaseServer(ABC):
 
     def freeze(self) -> None:
         """Stop the server from doing anything, without its end: clients stay connected and hear nothing."""
-        self._signal(signal.SIGSTOP)
+        for pid in self._signal(signal.SIGSTOP):
+            _until_stopped(pid)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""
@@ -90,14 +92,17 @@ class DatabaseServer(ABC):
         self.crash()
         shutil.rmtree(self._directory)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> list[int]:
+        """Send a signal to the server's processes, and return those that there are."""
         if self._process is None:
-            return
+            return []
         # PostgreSQL has a process for each connection, in a session of its own.
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii")
-        for pid in (self._process.pid, *map(int, children.split())):
+        pids = [self._process.pid, *map(int, children.split())]
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+        return pids
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
@@ -121,6 +126,14 @@ class DatabaseServer(ABC):
         )
         if done.returncode != 0:
             raise RuntimeError(f"{program} failed: {(done.stdout + done.stderr).decode(errors='replace')[-_TOLD:]}")
+
+
+def _until_stopped(pid: int) -> None:
+    """Wait until every thread of a process that was told to has stopped: one may still be running elsewhere."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            while thread.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] not in "TZX":
+                time.sleep(_STOPPING_S)
 
 
 def _owner(account: str) -> tuple[int | None, int | None]:

@@ -137,6 +137,9 @@ class Network:
             if self._lines.get(machine.agent_id) is line:
                 del self._lines[machine.agent_id]
                 self.cut_off += 1
+                if machine.healthy:
+                    # The registrar heard of a failure after its end. A real agent is started anew, and enrols.
+                    await self.join(machine)
 
         line.on_closed(closed)
         await self._listen(line, subjects.token(machine.agent_id))
