@@ -249,7 +249,12 @@ GRANTS: Final = (
             *_inboxes(*TENANTS[:3], Role.GATEWAY),
             *_own_inbox(Role.VERIFIER),
         ],
-        subscribe=["att.query.verifier.>", *_own_inbox(Role.VERIFIER)],
+        subscribe=[
+            "att.query.verifier.>",
+            _key(topology.WORKERS, "*"),
+            _key(topology.LEASES, topology.KEY_PLAN),
+            *_own_inbox(Role.VERIFIER),
+        ],
     ),
     Grant(
         role=Role.NOTIFIER,

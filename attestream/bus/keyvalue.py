@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -59,6 +60,16 @@ async def entries(bus: Bus, bucket: str, pattern: str = ">") -> dict[str, Entry]
     found = await last_messages(bus, f"KV_{bucket}", [f"$KV.{bucket}.{pattern}"])
     alive = [_entry(bucket, stored) for stored in found if not _absent(stored)]
     return {entry.key: entry for entry in alive}
+
+
+async def hear(bus: Bus, bucket: str, pattern: str, take: Callable[[str, bytes], None]) -> None:
+    """Have ``take`` called with key and value of whatever is written where the key matches ``pattern``.
+
+    The value is empty where a key is deleted. Nobody is told of one that lapses, nor while the connection is down: this says
+    when to look, not what there is.
+    """
+    skip = len(f"$KV.{bucket}.")
+    await bus.nc.hear(f"$KV.{bucket}.{pattern}", lambda subject, data: take(subject[skip:], data))
 
 
 async def put(

@@ -15,6 +15,7 @@ from attestream.errors import BusyError, FencedError
 from schemas import subjects, topology
 from schemas.base import Decoder, SchemaError, encode
 from schemas.commands import PoolPlan, WorkerStatus
+from services.verifier.lease import boot_clock
 from services.verifier.membership import share_out
 
 log = logging.getLogger(__name__)
@@ -30,14 +31,50 @@ _PLAN = Decoder[PoolPlan](PoolPlan)
 _NOBODY = [""] * subjects.PARTITIONS
 
 
-class Planner:
-    """Reads the plan for worker ``name``, and makes a new one where that is its turn."""
+LOOK_S = 1.0
+"""Most time between two looks, whatever is heard."""
 
-    def __init__(self, bus: Bus, name: str, clock: Callable[[], int]) -> None:
+SETTLE_S = 0.3
+"""How long each look is a new one after something was heard: that is told before every server has stored it."""
+
+
+class Planner:
+    """Reads the plan for worker ``name``, and makes a new one where that is its turn.
+
+    It looks when it has heard of something new: of a worker, of a plan, or for too long nothing of a worker, which may have
+    died. A worker is heard each third of ``lifetime_s``.
+    """
+
+    def __init__(self, bus: Bus, name: str, clock: Callable[[], int], lifetime_s: float) -> None:
         self._bus = bus
         self._name = name
         self._clock = clock
+        self._silence_s = lifetime_s / 2
         self._review_at = 0
+        self._owners = _NOBODY
+        self._looked = self._doubted = -LOOK_S
+        self._heard: dict[str, float] = {}
+        """When each worker that is alive was heard last."""
+        self._draining: set[str] = set()
+
+    async def follow(self) -> None:
+        """Begin to listen."""
+        await keyvalue.hear(self._bus, topology.WORKERS.name, "*", self._heartbeat)
+        await keyvalue.hear(self._bus, topology.LEASES.name, topology.KEY_PLAN, lambda _key, _plan: self.doubt())
+
+    def doubt(self) -> None:
+        """Look anew at the next calls of :meth:`look`: something is new, or may have been missed."""
+        self._doubted = boot_clock()
+
+    def _heartbeat(self, worker: str, data: bytes) -> None:
+        try:
+            draining = _STATUS.decode(data).draining if data else False
+        except SchemaError:
+            draining = False
+        if not data or worker not in self._heard or draining != (worker in self._draining):
+            self.doubt()
+        else:
+            self._heard[worker] = boot_clock()
 
     async def workers(self) -> dict[str, WorkerStatus]:
         """Return the heartbeats of the workers that are alive.
@@ -57,13 +94,25 @@ class Planner:
 
         :raises BusError: when the bus does not answer.
         """
+        now = boot_clock()
+        overdue = any(heard + self._silence_s < now for heard in self._heard.values())
+        if overdue or now >= self._looked + LOOK_S or now < self._doubted + SETTLE_S or self._review_due():
+            self._owners = await self._look()
+            self._looked = now
+        return self._owners
+
+    def _review_due(self) -> bool:
+        return 0 < self._review_at <= self._clock()
+
+    async def _look(self) -> list[str]:
         workers = await self.workers()
+        self._heard = {name: self._heard.get(name, boot_clock()) for name in workers}
+        self._draining = {name for name, status in workers.items() if status.draining}
         members = _members(workers)
         plan, revision = await self._read()
-        now = self._clock()
         changed = plan is None or plan.members != members
-        if members and members[0] == self._name and (changed or 0 < self._review_at <= now):
-            self._review_at = now + REVIEW_MS if changed else 0
+        if members and members[0] == self._name and (changed or self._review_due()):
+            self._review_at = self._clock() + REVIEW_MS if changed else 0
             try:
                 plan = await self._write(workers, members, plan, revision)
             except FencedError:

@@ -77,7 +77,7 @@ class Worker:
         self._roster: dict[str, Attester] = {}
         self.services = self._equip(store, secret, limits or LimitsConfig())
         self.scheduler = self.services.scheduler
-        planner = Planner(bus, self.name, clock)
+        self._planner = planner = Planner(bus, self.name, clock, settings.partition_lease_s)
         self._steering = Steering(bus, self.name, planner, clock, self._announce)
         self._holdings = Holdings(self.services, planner, self._steering)
 
@@ -147,6 +147,7 @@ class Worker:
     async def run(self) -> None:
         """Take part in the pool, for ever."""
         await self._bus.nc.hear(f"{self._inbox}.*.*", self._answer)
+        await self._planner.follow()
         await self._steering.serve()
         forget = self._bus.on_reconnect(self._reconnected)
         try:
@@ -216,6 +217,7 @@ class Worker:
 
     async def _reconnected(self) -> None:
         self._holdings.wait_for_others()
+        self._planner.doubt()
         self.scheduler.returned()
         self._returned.set()
 
