@@ -152,7 +152,7 @@ class BusError(AttestreamError):
     """The bus does not answer, or refuses for now."""
 
     code = "bus-unavailable"
-    remedy = "Check that the bus is running and that its address is right (`--url`)."
+    remedy = "Check that the bus runs (`attestream up` starts one on this machine) and that its address is right (`--url`)."
 
 
 class StaleRosterError(BusError):

@@ -10,8 +10,7 @@ import click
 
 from attestream.cli import output
 from attestream.cli.durations import duration, milliseconds, shown
-from attestream.cli.session import Session, complete, json_option, pass_session
-from attestream.errors import ConfigError
+from attestream.cli.session import Session, complete, json_option, no_installation, pass_session
 from schemas.roles import GRANTS, Role
 
 if TYPE_CHECKING:
@@ -156,10 +155,7 @@ def installed(session: Session) -> Installation:
 
     place = Installation(session.directory().absolute())
     if not place.operator_token.exists():
-        raise ConfigError(
-            f"{place.directory} holds no installation",
-            remedy="Name its directory with --data-dir, or make one with `attestream init`.",
-        )
+        raise no_installation(place)
     return place
 
 

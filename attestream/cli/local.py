@@ -165,8 +165,7 @@ def run(session: Session, service: str, config_file: Path | None) -> NoReturn:
     from attestream.embedded.stack import service_argv
     from attestream.installation.places import Installation
 
-    path = config_file or session.config or config.path_from(session.environment)
-    path = path or Installation(session.directory()).config_file
+    path = config_file or session.config_file() or Installation(session.directory()).config_file
     environment = dict(session.environment)
     if session.url:
         environment["ATTESTREAM_BUS_URLS"] = session.url

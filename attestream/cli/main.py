@@ -86,7 +86,8 @@ def cli(ctx: click.Context, /, timeout: float, **options: Any) -> None:
 
     The bus is looked for in this order: --url, ATTESTREAM_URL, --config or ATTESTREAM_CONFIG, and the data directory
     (--data-dir, ATTESTREAM_DATA_DIR, or the default one). Credentials and CA likewise: --credentials and --ca,
-    ATTESTREAM_CREDENTIALS and ATTESTREAM_CA, and so on; in a data directory, those of the person who made it.
+    ATTESTREAM_CREDENTIALS and ATTESTREAM_CA, and so on; in a data directory, those of the person who made it. Naming the
+    configuration of a data directory is naming that directory.
     """
     ctx.obj = Session(**options, timeout_s=timeout, environment=dict(os.environ))
 

@@ -27,7 +27,7 @@ def provision(session: Session, replicas: int) -> None:
     from schemas.roles import Role
 
     place = Installation(session.directory())
-    named = session.config or config.path_from(session.environment) or (place.config_file if place.exists else None)
+    named = session.config_file() or (place.config_file if place.exists else None)
     loaded = config.load(named, session.environment)
     if session.credentials is None and place.credentials(Role.PROVISIONER).exists():
         session = session._replace(credentials=place.credentials(Role.PROVISIONER))

@@ -45,17 +45,36 @@ class Session(NamedTuple):
     ca: Path | None = None
 
     def directory(self, given: Path | None = None) -> Path:
-        """Return the data directory: ``given``, ``--data-dir``, ``ATTESTREAM_DATA_DIR``, or the default one."""
+        """Return the data directory: ``given``, ``--data-dir``, the one whose configuration is named,
+        ``ATTESTREAM_DATA_DIR``, or the default one."""
         if given is not None:
             return given
         if self.data_dir is not None:
             return self.data_dir
+        if (place := self._configured_place()) is not None:
+            return place.directory
         if named := self.environment.get(DATA_DIR_VARIABLE):
             return Path(named)
         if os.geteuid() == 0:
             return Path("/var/lib/attestream")
         base = self.environment.get("XDG_DATA_HOME")
         return (Path(base) if base else Path.home() / ".local" / "share") / "attestream"
+
+    def config_file(self) -> Path | None:
+        """Return the configuration file that ``--config`` or ``ATTESTREAM_CONFIG`` names, itself or by its directory."""
+        from attestream import config
+
+        named = self.config or config.path_from(self.environment)
+        return named / config.FILE_NAME if named is not None and named.is_dir() else named
+
+    def _configured_place(self) -> Installation | None:
+        """Return the installation whose configuration is named; ``None`` when it is none's."""
+        from attestream.installation.places import Installation
+
+        if (named := self.config_file()) is None:
+            return None
+        place = Installation(named.absolute().parent)
+        return place if named.name == place.config_file.name and place.operator_token.exists() else None
 
     def bus(self) -> BusConfig:
         """Return where the bus is, and with which credentials it is reached.
@@ -99,13 +118,12 @@ class Session(NamedTuple):
 
     def _found(self) -> Config:
         """Return what a configuration or a data directory says."""
-        import msgspec
-
         from attestream import config
         from attestream.installation.places import Installation
 
-        named = self.config or config.path_from(self.environment)
-        if named is not None:
+        if (configured := self._configured_place()) is not None:
+            return self._of_installation(configured)
+        if (named := self.config_file()) is not None:
             return config.load(named, self.environment)
         person, chosen = self._person(), self.data_dir is not None or DATA_DIR_VARIABLE in self.environment
         if person is not None and not chosen and (person / config.FILE_NAME).exists():
@@ -114,7 +132,14 @@ class Session(NamedTuple):
         if elsewhere and not chosen:
             # Another bus than that of the default data directory asks for other credentials.
             return config.load(None, self.environment)
-        place = Installation(self.directory())
+        return self._of_installation(Installation(self.directory()))
+
+    def _of_installation(self, place: Installation) -> Config:
+        """Return what the configuration of ``place`` says, with what the installation itself knows."""
+        import msgspec
+
+        from attestream import config
+
         loaded = config.load(place.config_file if place.exists else None, self.environment)
         changes: dict[str, Any] = {"bus": _installed(place, loaded.bus)}
         if _runs_insecurely(place):
@@ -130,17 +155,27 @@ class Session(NamedTuple):
         :raises BusError: when it does not answer.
         """
         from attestream.client.connection import connect
+        from attestream.installation.places import Installation
 
         bus = self.bus()
         for url in bus.urls:
             if not url.startswith(("nats://", "tls://", "ws://", "wss://")):
                 raise ConfigError(f"{url!r} is not the URL of a bus", remedy="Write for example nats://127.0.0.1:4222.")
+        timeout_s = min(self.timeout_s, CONNECT_S)
+        try:
+            trust = self.trust()
+        except ConfigError:
+            if self.data_dir is not None and not (place := Installation(self.data_dir.absolute())).exists:
+                raise no_installation(place) from None
+            # Whom to believe is the second question: the first is whether anybody is there.
+            await _look_for(bus, timeout_s)
+            raise
         async with connect(
             bus.urls,
-            trust=self.trust(),
+            trust=trust,
             keys=keys,
             name="attestream-cli",
-            timeout_s=min(self.timeout_s, CONNECT_S),
+            timeout_s=timeout_s,
             credentials=bus.credentials,
             ca_file=bus.ca_file,
             client_cert=bus.client_cert,
@@ -171,6 +206,31 @@ class Session(NamedTuple):
         credentials = self.bus().credentials
         beside = credentials.parent / "signing.pem" if credentials is not None else None
         return beside if beside is not None and beside.exists() else None
+
+
+def no_installation(place: Installation) -> ConfigError:
+    """Return the error of a command whose data directory is none."""
+    return ConfigError(
+        f"{place.directory} holds no installation",
+        remedy="Name its directory with --data-dir, or make one with `attestream init`.",
+    )
+
+
+async def _look_for(bus: BusConfig, timeout_s: float) -> None:
+    """Return when there is a bus, whether or not it lets anybody in.
+
+    :raises BusError: nobody answers.
+    """
+    import contextlib
+
+    import msgspec
+
+    from attestream.bus.connection import connect
+    from attestream.errors import RefusedError
+
+    settings = msgspec.structs.replace(bus.settings("attestream-cli"), connect_timeout_s=timeout_s, credentials=None)
+    with contextlib.suppress(RefusedError):
+        await (await connect(settings)).close()
 
 
 def _installed(place: Installation, loaded: BusConfig) -> BusConfig:

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from attestream.cli.main import COMMANDS
 from attestream.cli.main import cli as root
 from attestream.cli.session import Session
 from attestream.config import load
-from attestream.errors import ConfigError
+from attestream.errors import AttestreamError, BusError, ConfigError
 from attestream.installation.bus_server import Server
 from attestream.installation.making import initialise
 from attestream.installation.people import CREDENTIALS
@@ -128,6 +129,44 @@ def test_the_bus_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:
         assert urls() == ["nats://running:1"]
     with pytest.raises(ConfigError):
         urls(given=tmp_path / "none.toml")
+
+
+async def test_whether_anybody_is_there_is_said_before_whom_to_believe(nats_server, tmp_path: Path) -> None:
+    async def refused(url: str, data_dir: Path | None = None) -> AttestreamError:
+        with pytest.raises(AttestreamError) as found:
+            async with Session(url, None, data_dir, 0.5, {}).client():
+                pass
+        return found.value
+
+    nobody = await refused(NOWHERE)
+    assert isinstance(nobody, BusError)
+    assert (NOWHERE in nobody.message, "`attestream up`" in nobody.hint) == (True, True)
+    unknown = await refused(nats_server.url)
+    assert isinstance(unknown, ConfigError)
+    assert "root_keys" in unknown.message
+    mistyped = await refused(nats_server.url, tmp_path / "none")
+    assert f"{tmp_path / 'none'} holds no installation" in mistyped.message
+
+
+def test_the_configuration_of_an_installation_stands_for_all_of_it(tmp_path: Path, monkeypatch) -> None:
+    initialise(tmp_path / "i", accept_ek="any", port=1)
+    monkeypatch.chdir(tmp_path)
+    place = Installation((tmp_path / "i").absolute())
+    file = place.config_file
+    for session in (
+        Session("", file, None, 1.0, {}),
+        Session("", Path("i/attestream.toml"), None, 1.0, {}),
+        Session("", place.directory, None, 1.0, {}),
+        Session("", None, None, 1.0, {"ATTESTREAM_CONFIG": str(file), "ATTESTREAM_DATA_DIR": str(tmp_path)}),
+    ):
+        assert session.bus().credentials == place.operator("admin") / CREDENTIALS
+        assert session.signing_key() == place.operator("admin") / "signing.pem"
+        assert session.directory() == place.directory
+    assert Session("", file, tmp_path, 1.0, {}).directory() == tmp_path
+    # Elsewhere a configuration is what it says and no more.
+    copied = Path(shutil.copy(file, tmp_path / "copied.toml"))
+    assert Session("", copied, None, 1.0, {}).bus().credentials == tmp_path / "credentials"
+    assert Session("", copied, None, 1.0, {"ATTESTREAM_DATA_DIR": "d"}).directory() == Path("d")
 
 
 def test_a_cluster_is_reached_with_the_credentials_of_the_only_person_who_is_here(tmp_path: Path) -> None:
