@@ -208,10 +208,10 @@ def locked(place: Installation) -> Iterator[None]:
                 f"{place.directory} is in use by another `attestream up` (process {holder})",
                 remedy="Stop that one first, or choose another --data-dir.",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         # One that was killed has left where its bus was, and whether that asked who is there.
         place.url_file.unlink(missing_ok=True)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -221,16 +221,17 @@ def running_bus(place: Installation) -> tuple[str, bool] | None:
     """Return the URL of the bus that `attestream up` runs here now, and whether that asks who is there; ``None``: none runs.
     What one that was killed has left behind is not believed."""
     try:
-        url, *notes = place.url_file.read_text(encoding="ascii").split()
         descriptor = os.open(place.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Read only now: whoever holds it has begun by taking away what another had left.
+            url, *notes = place.url_file.read_text(encoding="ascii").split()
+            return url, IDENTIFIED in notes
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError):
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return url, IDENTIFIED in notes
-    finally:
-        os.close(descriptor)
     return None
 
 
