@@ -11,11 +11,13 @@ from typing import Final
 
 import uvloop
 
+from attestream.errors import AttestreamError
 from bench import latency, machine, memory, takeover, throughput
 from bench.against_keylime import report_against_keylime
 from bench.core import report_core
 from bench.identities import report_identities
 from bench.incumbent import UnavailableError
+from bench.long_log import report_long_log
 from bench.ready import report_ready
 from bench.report import Figure, Report, against
 from bench.scaling import report_scaling
@@ -145,6 +147,7 @@ PARTS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "identities": report_identities,
     "storm": report_storm,
     "ready": report_ready,
+    "long_log": report_long_log,
     "scaling": report_scaling,
     "core": report_core,
     "against_keylime": report_against_keylime,
@@ -189,7 +192,7 @@ def main() -> int:
         parser.error(str(error))
     try:
         uvloop.run(_run(names))
-    except (BenchError, UnavailableError) as error:
+    except (AttestreamError, BenchError, UnavailableError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
     sys.stdout.write(f"written: {RESULTS}\n")

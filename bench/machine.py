@@ -40,6 +40,17 @@ def parse_unique_bytes(rollup: str) -> int:
     return sum(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith(wanted))
 
 
+def reset_peak(pid: int) -> None:
+    """Let :func:`peak_bytes` begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that ``pid`` has had at once (its peak resident set size), in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
 def describe() -> dict[str, str | int | float]:
     """Return what a reader of figures must know about the machine they come from."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)

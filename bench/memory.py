@@ -6,13 +6,14 @@ import asyncio
 from typing import Final, NamedTuple
 
 from bench.fleet import agent_name
+from bench.growth import FLUSH_MS
 from bench.machine import unique_bytes
 from bench.stack import Stack, attestation, stack
 
 FIRST: Final = 1_000
 LAST: Final = 6_000
-INTERVAL_MS: Final = 5_000
-SETTLING_S: Final = 6.0
+INTERVAL_MS: Final = 10_000
+SETTLING_S: Final = 11.0
 """More than an interval: every agent has been attested again meanwhile."""
 
 
@@ -30,7 +31,7 @@ class Memory(NamedTuple):
 
 async def measure(ak: str = "rsa2048") -> Memory:
     """Fill a worker with agents and compare."""
-    async with stack() as parts:
+    async with stack(flush_ms=FLUSH_MS) as parts:
         worker = parts.worker("worker")
         await parts.fleet(LAST, ak)
         await parts.reading("worker")

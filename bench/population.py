@@ -113,23 +113,12 @@ class Population:
         """What the bus has refused."""
         return [*self._crowd.complaints, *(self._shared.failures if self._shared is not None else ())]
 
-    async def enrol(self, database_url: str) -> None:
-        """Have the registrar know all of them: put on its record what their enrolments put there."""
-        engine = open_engine(database_url)
-        now = unix_ms()
+    async def enrol(self) -> None:
+        """Have the registrar know all of them."""
         # Nobody asks for a renewal with those of the agents that share a connection.
         keys = [held.key.public for held in self._identities]
         keys += [NKey.generate(Kind.USER).public for _ in self._agents[self.own :]]
-        try:
-            await migrate(engine, tables.MIGRATIONS)
-            for first in range(0, len(self._agents), _ROWS):
-                part = slice(first, first + _ROWS)
-                async with transaction(engine) as connection:
-                    await identities.record(connection, [(one.agent_id, _claims(one)) for one in self._agents[part]], now)
-                    wanted = list(zip(self.names[part], keys[part], strict=True))
-                    await bus_keys.register_all(connection, wanted, now=now // 1000, lifetime_s=_IDENTITY_S)
-        finally:
-            await engine.dispose()
+        await enrol(self._place, self._agents, keys)
 
     async def enter(self) -> float:
         """Connect those with connections of their own; return how many a second that made."""
@@ -155,6 +144,22 @@ class Population:
         self._crowd.leave()
         if self._bus is not None:
             await self._bus.close()
+
+
+async def enrol(place: Installation, agents: Sequence[SoftAgent], keys: Sequence[str]) -> None:
+    """Put on the registrar's record what enrolments of ``agents`` with ``keys`` for the bus put there."""
+    engine = open_engine(f"sqlite:///{place.directory}/registrar.db")
+    now = unix_ms()
+    try:
+        await migrate(engine, tables.MIGRATIONS)
+        for first in range(0, len(agents), _ROWS):
+            part = slice(first, first + _ROWS)
+            async with transaction(engine) as connection:
+                await identities.record(connection, [(one.agent_id, _claims(one)) for one in agents[part]], now)
+                wanted = [(one.agent_id, key) for one, key in zip(agents[part], keys[part], strict=True)]
+                await bus_keys.register_all(connection, wanted, now=now // 1000, lifetime_s=_IDENTITY_S)
+    finally:
+        await engine.dispose()
 
 
 def _agents(count: int) -> list[SoftAgent]:
@@ -200,13 +205,13 @@ async def obey(agents: Population) -> None:
             case {"do": "look"}:
                 tell(seen=[len(seen.first), max(seen.first.values(), default=0.0)], failures=agents.failures[:3])
             case {"do": "gaps"}:
-                tell(gaps=[seen.gap_s(0.5), seen.gap_s(0.99)])
+                tell(gaps=[seen.gap_s(0.5), seen.gap_s(0.99), seen.gap_s(1)])
 
 
 async def main(place: Installation, url: str, own: int, shared: int) -> None:
     """Simulate agents on the bus at ``url``."""
     agents = Population(place, url, own=own, shared=shared)
-    await agents.enrol(f"sqlite:///{place.directory}/registrar.db")
+    await agents.enrol()
     tell(ready=True)
     await obey(agents)
     await agents.leave()

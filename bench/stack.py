@@ -19,6 +19,7 @@ from attestream.client import Client, connect, new_command_id, trusted
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.orphan import die_with_parent
 from attestream.embedded.stack import bus_environment, bus_server, provision
+from attestream.errors import AttestreamError
 from attestream.installation.people import CREDENTIALS, ROOT, SIGNING_KEY
 from attestream.installation.places import Installation
 from bench.fleet import IMAGE_FILES, image_path
@@ -177,9 +178,10 @@ class Stack:
     async def simulator(self, module: str, **options: Any) -> Simulator:
         """Start a simulator and wait until it is ready."""
         arguments = [module, "--installation", str(self.place.directory), "--url", self.server.url]
-        for name, value in options.items():
-            arguments += [f"--{name}", str(value)]
-        fleet = Simulator("fleet", arguments, self.place.directory / "fleet.log")
+        for option, value in options.items():
+            arguments += [f"--{option}", str(value)]
+        name = module.rpartition(".")[2]
+        fleet = Simulator(name, arguments, self.place.directory / f"{name}.log")
         self.programs[fleet.name] = fleet
         await fleet.ready()
         return fleet
@@ -268,7 +270,7 @@ async def stack(**settings: str) -> AsyncIterator[Stack]:
                 built = Stack(place, server, client, settings)
                 try:
                     yield built
-                except BenchError:
+                except (AttestreamError, BenchError):
                     for program in built.programs.values():
                         sys.stderr.write(f"--- end of the log of {program.name}\n{program.tail()}\n")
                     raise

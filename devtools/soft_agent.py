@@ -48,6 +48,8 @@ class SoftAgent:
         self.transport_key = transport_key or secrets.token_bytes(32)
         self.boot_log = boot_log
         self.log: list[ima_log.Record] = []
+        self.at_once = 0
+        """Log entries that it sends at most in one evidence, as an agent does whose log is very long; 0: all."""
         self._transport_digest = hashlib.sha256(self.transport_key).digest()
 
     def run(self, path: str, digest: bytes, **options: Any) -> None:
@@ -112,8 +114,10 @@ class SoftAgent:
 
     def _delta(self, wanted: int) -> ImaDelta:
         first = wanted if 0 <= wanted <= len(self.log) else 0
-        records = self.log[first:]
-        return ImaDelta(ima_first=first, count=len(records), data=b"".join(record.binary for record in records))
+        records = self.log[first:][: self.at_once or None]
+        data = b"".join(record.binary for record in records)
+        more = first + len(records) < len(self.log)
+        return ImaDelta(ima_first=first, count=len(records), data=data, more=more)
 
     def is_news(self, evidence: Evidence) -> bool:
         """Tell whether ``evidence`` belongs on the EVIDENCE stream; otherwise it is the bare reply to its challenge."""

@@ -15,7 +15,7 @@ PART_BYTES: Final = 262_144
 """Log bytes in one message; evidence with more travels in parts."""
 
 MAX_PARTS: Final = 256
-"""Most parts of one evidence: 64 MiB of logs."""
+"""Most parts of one evidence: 64 MiB of logs. A longer IMA log takes several (:attr:`ImaDelta.more`)."""
 
 
 class Challenge(Message, kw_only=True, frozen=True, tag="challenge"):
@@ -50,6 +50,8 @@ class ImaDelta(Part, kw_only=True, frozen=True):
     """The entries, as the kernel wrote them."""
     ascii: bool = False
     """Whether ``data`` is in the ASCII form."""
+    more: bool = False
+    """Whether the log goes on behind these and the rest is for the next challenges: the quote is over all of it."""
 
 
 class Evidence(Message, kw_only=True, frozen=True, tag="evidence"):

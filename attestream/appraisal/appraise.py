@@ -205,7 +205,7 @@ def _appraise_values(
     context: Context | None,
     memo: Memo | None,
 ) -> tuple[AttesterState, bool]:
-    """Appraise checked PCR values and the log; return the state after them, and whether the log starts where it must."""
+    """Appraise checked PCR values and the log; return the state after them, and whether the log is whole."""
     values = evidence.pcr_values[policy.bank]
     for pcr, allowed in policy.pcrs.items():
         if values[pcr] not in allowed:
@@ -220,17 +220,18 @@ def _appraise_values(
     if state.boot:
         context = context._replace(boot_aggregates=context.boot_aggregates | aggregates_of({policy.bank: values}))
     log = appraise_log(evidence.ima, values[IMA_PCR], context, state=state, rebooted=start_over, findings=findings)
-    if not log.complete:
+    if not log.entries and not log.complete:
         return state, False
     return msgspec.structs.replace(
         state,
         ima_entries=log.entries,
         ima_pcr=log.value,
         tail=log.tail,
+        pcr_digest=b"",
         ima_padded=log.padded,
         ima_keys=log.keys,
         devices=tuple(log.devices.values()),
-    ), True
+    ), log.complete
 
 
 def _appraise_boot(

@@ -19,7 +19,7 @@ from attestream.ima.replay import Replay
 from schemas.attestation import ImaDelta
 
 MAX_ENTRIES: Final = 4_000_000
-"""Entries in one appraisal."""
+"""Entries in one appraisal, and of a log that comes in several."""
 
 
 class Context(NamedTuple):
@@ -40,7 +40,8 @@ class Proven(NamedTuple):
     """What the log and the quote prove together."""
 
     complete: bool
-    """False: the log does not start where it must; it is asked for again."""
+    """False: the log does not start where it must, or it goes on behind what has come; it is asked for again. What is here
+    then of its beginning was judged and replayed, and is proven together with the rest."""
     entries: int = 0
     value: bytes = b""
     tail: int = 0
@@ -78,6 +79,8 @@ def appraise_log(
         return Proven(complete=True)
     if proven is None:
         return Proven(complete=True)
+    if not proven.complete:
+        return proven._replace(tail=max(0, state.ima_entries + state.tail - proven.entries))
     if proven.entries < state.ima_entries + state.tail:
         findings.add("runtime.no-progress", f"entry {proven.entries}")
     elif proven.entries == 0:
@@ -110,7 +113,8 @@ def _replayed(delta: ImaDelta, quoted: bytes, context: Context, start: _Start, f
     walk = _Walk(delta, form, quoted, context, start, findings)
     readable = walk.run()
     # A kernel that pads does so from its first entry on: one log never has both kinds.
-    if readable and walk.proven is None and not start.entries and _replays_padded(delta, form, quoted, context.bank):
+    unproven = readable and walk.proven is None and not (start.entries or delta.more)
+    if unproven and _replays_padded(delta, form, quoted, context.bank):
         findings.rewind(mark)
         walk = _Walk(delta, form, quoted, context, start._replace(padded=True), findings)
         readable = walk.run()
@@ -175,7 +179,7 @@ class _Walk:
             culprit = f"entry {self._delta.ima_first + self._seen}"
             self._findings.add(code, culprit, f"An entry can not be read: {printable(error.message)}.")
             return False
-        if self._seen > MAX_ENTRIES:
+        if self._seen > MAX_ENTRIES or (self._delta.more and self._start.entries + self._seen > MAX_ENTRIES):
             self._findings.add("runtime.log-too-long", "", f"The log has more than {MAX_ENTRIES} entries.")
             return False
         return True
@@ -210,13 +214,17 @@ class _Walk:
         if self._seen != delta.count:
             self._findings.add("runtime.log-count", "", f"The log has {self._seen} entries; the agent says {delta.count}.")
         if self.proven is None:
-            self._findings.add("runtime.log-mismatch", f"entries {delta.ima_first} to {delta.ima_first + self._seen}")
+            if not delta.more:
+                self._findings.add("runtime.log-mismatch", f"entries {delta.ima_first} to {delta.ima_first + self._seen}")
         elif self._context.policy.devices is not None:
             for breach in appraise_devices(self._context.policy.devices, self._judge.devices):
                 self._findings.add(breach.reason.value, printable(breach.blamed), printable(breach.message))
 
     def result(self) -> Proven | None:
         """Return what the entries prove."""
+        if self.proven is None and self._delta.more:
+            seen, judge = self._start.entries + self._seen, self._judge
+            return Proven(False, seen, self._value, 0, self._start.padded, judge.keys, judge.devices)
         if self.proven is None:
             return None
         entries = self._start.entries + self.proven

@@ -33,7 +33,8 @@ class AttesterState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The TPM's clock in milliseconds."""
     firmware: int = 0
     ima_entries: int = 0
-    """Entries of the IMA log that a quote has proven: the next delta starts here."""
+    """Entries of the IMA log that a quote has proven: the next delta starts here. Of a log that is too long for one evidence
+    they may be judged and replayed only: no quote agrees behind them unless they were right, and nothing passes before."""
     ima_pcr: bytes = b""
     """PCR 10 of the policy's bank after those entries; empty for zeros."""
     tail: int = 0

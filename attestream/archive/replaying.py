@@ -93,7 +93,7 @@ def with_earlier(evidence: Evidence, log: ImaDelta) -> Evidence:
     own = evidence.ima
     if own is None or log.ima_first or log.count != own.ima_first or (own.count and log.ascii != own.ascii):
         raise MalformedError("the kept log does not end where the evidence's begins")
-    whole = ImaDelta(ima_first=0, count=log.count + own.count, data=log.data + own.data, ascii=log.ascii)
+    whole = ImaDelta(ima_first=0, count=log.count + own.count, data=log.data + own.data, ascii=log.ascii, more=own.more)
     return msgspec.structs.replace(evidence, ima=whole)
 
 

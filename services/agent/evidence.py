@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,7 +18,6 @@ from attestream.tpm.structures import parse_quote, parse_signature
 from schemas.attestation import MAX_PARTS, PART_BYTES, Challenge, Evidence, EvidencePart, ImaDelta, qualifying_data
 from services.agent.agreement import Agreement
 from services.agent.ima_log import ImaLog
-from services.agent.tpm_device import TpmDevice
 from services.agent.tpm_pcrs import Banks
 
 _log = logging.getLogger(__name__)
@@ -48,6 +47,16 @@ class Attester(msgspec.Struct, frozen=True):
     """SHA-256 of the transport key."""
 
 
+class Tpm(Protocol):
+    """What evidence needs of a TPM; :class:`services.agent.tpm_device.TpmDevice` says more."""
+
+    def quote(self, qualifying: bytes, banks: Banks) -> tuple[bytes, bytes]:
+        """Return TPMS_ATTEST and TPMT_SIGNATURE of a quote over ``banks``."""
+
+    def read_pcrs(self, banks: Banks) -> dict[str, dict[int, bytes]]:
+        """Return the values of ``banks``, without what the TPM does not have."""
+
+
 class EvidenceMaker:
     """Answers challenges. Blocks while it does: run it in a thread, one challenge at a time.
 
@@ -59,7 +68,7 @@ class EvidenceMaker:
     def __init__(
         self,
         attester: Attester,
-        tpm: TpmDevice,
+        tpm: Tpm,
         *,
         ima: ImaLog | None = None,
         boot_log: Path | None = None,
@@ -132,7 +141,7 @@ class EvidenceMaker:
         except OSError as error:
             _log.error("the IMA log %s can not be read: %s", self._ima.path, error.strerror)
             return None, True
-        delta = ImaDelta(ima_first=part.first, count=part.count, data=part.data, ascii=self._ima.ascii_form)
+        delta = ImaDelta(ima_first=part.first, count=part.count, data=part.data, ascii=self._ima.ascii_form, more=part.cut)
         return delta, agree
 
     def _read_boot_log(self) -> bytes:

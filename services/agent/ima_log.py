@@ -38,6 +38,8 @@ class Slice(msgspec.Struct, frozen=True):
     """Of the log that they are from; raised each time it begins anew."""
     complete: bool
     """Whether no entry follows."""
+    cut: bool
+    """Whether the limit of bytes has left out entries that were asked for."""
 
 
 class ImaLog:
@@ -81,13 +83,19 @@ class ImaLog:
             known = self._refresh()
             first = first if first <= known else 0
             start = self._end(first)
-            count = bisect.bisect_right(self._ends, start + limit, first) - first
-            if until is not None:
-                count = max(0, min(count, until - first))
+            wanted = max(0, (known if until is None else min(known, until)) - first)
+            count = min(wanted, bisect.bisect_right(self._ends, start + limit, first) - first)
             data = self._pread(start, self._end(first + count) - start) if count else b""
             if first + count == known and until is None:
                 data += self._remainder
-            return Slice(first=first, count=count, data=data, generation=self._generation, complete=first + count == known)
+            return Slice(
+                first=first,
+                count=count,
+                data=data,
+                generation=self._generation,
+                complete=first + count == known,
+                cut=count < wanted,
+            )
 
     def _refresh(self) -> int:
         try:

@@ -211,7 +211,7 @@ class Desk:
         if verdict is Verdict.FAIL:
             await self._failed(attester, evidence, appraisal, received_at)
         elif verdict is Verdict.AGAIN:
-            await self._incomplete(attester, evidence, appraisal.state)
+            await self._again(attester, evidence, appraisal, received_at)
         else:
             await self._good(attester, evidence, appraisal, received_at)
         self.archive.offer(attester, evidence, appraisal, before, received_at)
@@ -308,6 +308,18 @@ class Desk:
             attester.retries = 0
             attester.missed += 1
             await self._missed(attester)
+
+    async def _again(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, received_at: int) -> None:
+        if appraisal.state.ima_entries <= attester.state.ima_entries:
+            await self._incomplete(attester, evidence, appraisal.state)
+            return
+        # One more part of a log that is too long for one evidence: the next is asked for.
+        if appraisal.findings:
+            # The parts to come do not say it again.
+            await self._warn(attester, list(appraisal.findings), received_at)
+        self._advance(attester, evidence, appraisal.state)
+        attester.missed = attester.retries = 0
+        attester.again = True
 
     def _passed(self, attester: Attester, evidence: Evidence, appraisal: Appraisal, now: int) -> None:
         self._advance(attester, evidence, appraisal.state)

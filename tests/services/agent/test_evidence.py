@@ -18,6 +18,7 @@ from devtools.ima_emulator import ImaEmulator
 from devtools.ima_log import record
 from devtools.swtpm import Swtpm
 from schemas.attestation import MAX_PARTS, PART_BYTES, Challenge, Evidence, EvidencePart, ImaDelta, qualifying_data
+from services.agent import agreement
 from services.agent import evidence as module
 from services.agent.evidence import ATTEMPTS, QUOTE_ATTEMPTS, Attester, EvidenceMaker, check, cut, is_bare
 from services.agent.ima_log import ImaLog
@@ -246,6 +247,28 @@ def test_the_largest_logs_fit_into_the_parts_that_are_allowed(device: TpmDevice)
         boot_log=boot,
     )
     assert len(cut(whole)) - 1 == MAX_PARTS
+
+
+@pytest.mark.parametrize("ascii_form", [False, True])
+def test_a_log_that_is_too_long_comes_in_several_evidences(
+    device: TpmDevice, emulator: ImaEmulator, ascii_form: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the agent replays itself, and with logs that are too long even for that."""
+    for number in range(8):
+        emulator.run(f"/usr/bin/tool-{number}", b"content")
+    monkeypatch.setattr(module, "_MAX_LOGS", 600)
+    make = maker(device, emulator, ascii_form=ascii_form)
+    whole = (emulator.ascii_log if ascii_form else emulator.binary_log).read_bytes()
+    for replayed in (1 << 20, 200):
+        monkeypatch.setattr(agreement, "_REPLAY_LIMIT", replayed)
+        found: list[ImaDelta] = []
+        while not found or found[-1].more:
+            evidence = make.make(challenge(ima_from=sum(part.count for part in found)))
+            assert evidence.ima is not None
+            assert 0 < len(evidence.ima.data) <= 600
+            found.append(evidence.ima)
+        assert len(found) > 1
+        assert b"".join(part.data for part in found) == whole
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS, PART_BYTES, EvidencePart
 from schemas.enrolment import AgentQuery
-from schemas.events import Standing
+from schemas.events import EventKind, Standing
 from services.agent.evidence import cut
 from services.verifier import assembly
 
@@ -102,6 +102,29 @@ async def test_the_most_parts_that_are_allowed(pool, tenant, bus):
     await fleet.notice("a")
     await eventually(lambda: worker.attester("a").state.ima_entries == len(agent.log))
     await eventually(lambda: settled(bus))
+    await fleet.stop()
+
+
+async def test_a_log_that_is_too_long_for_one_evidence(pool, tenant, bus):
+    """It is trusted once all has come; what a part warned of is on the record although the last part is silent about it."""
+    agent = make_agent("a")
+    for number in range(6):
+        agent.run(f"/tmp/{number}", digest_of("x"))
+    agent.violate("/tmp/early")
+    for number in range(6):
+        agent.run(f"/tmp/late-{number}", digest_of("x"))
+    agent.at_once = 2
+    fleet = SoftFleet(bus, [agent])
+    await fleet.start()
+    await fleet.serve_identities()
+    worker = await pool.start("one")
+    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
+    assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
+    await tenant.becomes("a", Standing.TRUSTED)
+    assert worker.attester("a").state.ima_entries == len(agent.log) == 14
+    assert fleet.news == 7
+    said = [(event.kind, [found.culprit for found in event.findings]) for event in await tenant.events("a")]
+    assert said == [(EventKind.ADDED, []), (EventKind.WARNED, ["/tmp/early"]), (EventKind.TRUSTED, [])]
     await fleet.stop()
 
 
