@@ -158,6 +158,7 @@ class Consumer:
             self._subscription = await self._bus.nc.subscribe(self._inbox + "*", cb=self._take, pending_bytes_limit=0)
         except nats.errors.Error as error:
             raise BusError(f"{self.name} can not listen: {error}") from error
+        self._bus.nc.attend(self._subscription, self._beat)
         self._forget_reconnect = self._bus.on_reconnect(self._reconnected)
         self._heard = time.monotonic()
         await self._pull()
@@ -305,6 +306,10 @@ class Consumer:
             await delivery.retry(outcome.FIRST_DELAY_S)
             return
         await delivery.terminate()
+
+    def _beat(self, subject: str) -> None:
+        if subject[len(self._inbox) :] == str(self._window.generation):
+            self._heard = time.monotonic()
 
     async def _control(self, message: Msg) -> None:
         headers = message.headers or {}

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport, Transport
 
-from attestream.bus.direct import DirectParser, Take
+from attestream.bus.direct import Beat, DirectParser, Take
 from attestream.errors import ConfigError
 
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -155,6 +155,15 @@ class BoundedClient(Client):
         subscription = await self.subscribe(subject, cb=before)
         self._ps.takers[subscription._id] = take  # noqa: SLF001  # nothing else names it
         return subscription
+
+    def attend(self, subscription: Subscription, beat: Beat) -> None:
+        """Have ``beat`` called for the heartbeats of a pull on ``subscription``, in place of its own callback."""
+        self._ps.beats[subscription._id] = beat  # noqa: SLF001  # nothing else names it
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        super()._remove_sub(sid, max_msgs)
+        self._ps.takers.pop(sid, None)
+        self._ps.beats.pop(sid, None)
 
     async def publish_all(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
         """Publish small messages without headers at once, each with its subject, where to reply, and its data.

@@ -86,6 +86,29 @@ def test_a_read_that_ends_within_a_message_leaves_nothing_to_the_library(monkeyp
     assert (len(reader.heard), slow) == (100, [])
 
 
+def test_heartbeats_are_told_apart_from_messages_that_look_like_them():
+    reader, beats = Reader(), []
+    reader.parser.beats[QUEUED] = beats.append
+    block = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 0\r\n\r\n"
+
+    def headed(sid: int, reply: bytes, data: bytes) -> bytes:
+        return b"HMSG in.%d %d %s%d %d\r\n%s%s\r\n" % (sid, sid, reply, len(block), len(block + data), block, data)
+
+    wire = headed(QUEUED, b" ", b"") + headed(QUEUED, b"", b"")
+    # Whoever writes into a stream chooses headers too; what comes from there has a reply.
+    wire += headed(QUEUED, b"$JS.ACK.x ", b"") + headed(QUEUED, b"", b"data") + headed(DIRECT, b"", b"")
+    asyncio.run(reader.parser.parse(wire))
+    assert beats == ["in.8", "in.8"]
+    assert reader.heard == [(QUEUED, "in.8", b""), (QUEUED, "in.8", b"data"), (DIRECT, "in.7", b"")]
+
+
+async def test_what_is_heard_no_more_is_forgotten(bus):
+    subscription = await bus.nc.hear("t.gone", lambda subject, data: None)
+    bus.nc.attend(subscription, lambda subject: None)
+    await subscription.unsubscribe()
+    assert subscription._id not in {*bus.nc._ps.takers, *bus.nc._ps.beats}
+
+
 def test_the_next_connection_begins_anew():
     reader = Reader()
 
