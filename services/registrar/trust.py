@@ -28,6 +28,8 @@ def endorsement_store(config: RegistrarConfig) -> TrustStore:
     trusted = shipped.certificates(config.ek_manufacturers)
     if config.ek_store is not None:
         trusted += read_store(config.ek_store).certificates()
+    if not trusted and config.accept_ek == "certificate" and config.iak_store is None:
+        _log.warning("no TPM can enrol: `ek_store` has no CA certificate, and `ek_manufacturers` names nobody")
     # Those of other manufacturers too: one that is not trusted itself may stand below one that is.
     known = [*trusted, *(shipped.certificates([shipped.ALL]) if config.ek_distrust else [])]
     return TrustStore(trusted, distrusted=_distrusted(config.ek_distrust, known))

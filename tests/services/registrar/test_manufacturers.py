@@ -77,6 +77,14 @@ def test_only_the_named_manufacturers_are_trusted(own_store):
         endorsement_store(RegistrarConfig(ek_manufacturers=["acme"]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"), [({}, True), ({"ek_manufacturers": ["amd"]}, False), ({"accept_ek": "any"}, False)]
+)
+def test_a_store_without_a_certificate_is_told(tmp_path, caplog, changes, told):
+    endorsement_store(RegistrarConfig(ek_store=tmp_path, **changes))
+    assert ("no TPM can enrol" in caplog.text) is told
+
+
 @pytest.mark.parametrize("form", [str.lower, str.upper, lambda text: ":".join(text[i : i + 2] for i in range(0, 64, 2))])
 def test_a_certificate_is_distrusted_by_its_fingerprint(form):
     row, other = NUVOTON[:2]
