@@ -119,7 +119,7 @@ def _notes(known: Manifest) -> str:
             notes.setdefault(note, []).append(code(row.name))
         if row.key_in:
             text = (
-                f"Another certificate of the same name and key is in {', '.join(row.key_in)}: it counts as well as this one."
+                f"Another certificate of this name and key is in {', '.join(row.key_in)}; what is below that is below this."
             )
             notes.setdefault(text, []).append(code(row.name))
     return table(("Note", "Certificates"), ([note, ", ".join(names)] for note, names in notes.items()))
