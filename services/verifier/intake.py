@@ -16,7 +16,9 @@ from schemas.attestation import MAX_PARTS
 
 log = logging.getLogger(__name__)
 
-EVIDENCE_BATCH: Final = 256
+EVIDENCE_BATCH: Final = 2
+"""One and a half batches of each partition may be on their way at once. If all of them are parts of large logs, they must
+not be more than a server holds for one client before it cuts that off (its ``max_pending``, 64 MiB)."""
 EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
 """Parts stay unacknowledged until the last has come: there must be room for the largest evidence of several agents."""
 COMMAND_BATCH: Final = 32

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from attestream.bus import jetstream
 from attestream.bus.partitions import partition
+from attestream.bus.window import PullWindow
 from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
@@ -11,7 +12,7 @@ from schemas.attestation import MAX_PARTS, PART_BYTES, EvidencePart
 from schemas.enrolment import AgentQuery
 from schemas.events import EventKind, Standing
 from services.agent.evidence import cut
-from services.verifier import assembly
+from services.verifier import assembly, intake
 
 LONG = "/tmp/" + "x" * 3900
 
@@ -126,6 +127,14 @@ async def test_a_log_that_is_too_long_for_one_evidence(pool, tenant, bus):
     said = [(event.kind, [found.culprit for found in event.findings]) for event in await tenant.events("a")]
     assert said == [(EventKind.ADDED, []), (EventKind.WARNED, ["/tmp/early"]), (EventKind.TRUSTED, [])]
     await fleet.stop()
+
+
+def test_parts_of_all_partitions_fit_into_what_a_server_holds_for_one_client():
+    """A worker that reads slower than large logs come in was cut off, and then again by what it asked for once more."""
+    window = PullWindow(intake.EVIDENCE_BATCH)
+    while window.due:
+        window.opened()
+    assert window.outstanding * subjects.PARTITIONS * topology.EVIDENCE_MESSAGE_BYTES < 64 << 20
 
 
 async def test_parts_that_never_become_whole_do_not_hold_up_the_partition(pool, tenant, bus, monkeypatch):
