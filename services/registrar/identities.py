@@ -48,10 +48,13 @@ async def record(
 
     :param proven: agent id, and the claims.
     """
+    if not proven:
+        return []
     rows = await _lock(connection, {agent_id for agent_id, _ in proven})
     # A challenge of an older version does not tell it.
     digests = [claims.get("ek_digest") or machines.key_digest(claims["ek_public"]) for _, claims in proven]
-    enrolled = await machines.by_key(connection, digests) if proven else {}
+    await machines.hold(connection, digests)
+    enrolled = await machines.by_key(connection, digests)
     outcomes: list[Recorded | EnrolmentError] = []
     changed: dict[str, dict[str, Any]] = {}
     for (agent_id, claims), digest in zip(proven, digests, strict=True):

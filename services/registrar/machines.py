@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from attestream.database.statements import insert_missing
 from attestream.errors import EnrolmentError, ForbiddenError
 from attestream.tpm.public import parse_public
-from services.registrar.tables import identity, standing
+from services.registrar.tables import identity, machine, standing
 
 MAX_IDS: Final = 8
 """Most ids of one machine that are enrolled at a time."""
@@ -39,6 +40,18 @@ def key_digest(public: bytes) -> str:
     """
     key = parse_public(public).key()
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+async def hold(connection: AsyncConnection, digests: Iterable[str]) -> None:
+    """Have no other transaction enrol these machines, under whatever id, until this one ends."""
+    if connection.dialect.name == "sqlite":
+        return  # whoever may write is alone there
+    ordered = sorted(set(digests))
+    await connection.execute(
+        insert_missing(connection.dialect.name, machine, key="ek_digest"), [{"ek_digest": digest} for digest in ordered]
+    )
+    mine = machine.c.ek_digest.in_(ordered)
+    await connection.execute(select(machine).where(mine).order_by(machine.c.ek_digest).with_for_update())
 
 
 async def by_key(connection: AsyncConnection, digests: Iterable[str]) -> dict[str, dict[str, bool]]:

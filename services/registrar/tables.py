@@ -32,6 +32,13 @@ identity: Final = Table(
     Column("at", BigInteger, nullable=False),
 )
 
+machine: Final = Table(
+    "registrar_machine",
+    _METADATA,
+    # Each that was ever enrolled. Only to be locked: an enrolment that is not committed can be seen by no other.
+    Column("ek_digest", String, primary_key=True),
+)
+
 challenge: Final = Table(
     "registrar_challenge",
     _METADATA,

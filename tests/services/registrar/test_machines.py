@@ -19,10 +19,10 @@ from devtools.pool import eventually
 from schemas.enrolment import DeleteIdentity
 from schemas.events import EventKind
 from schemas.roles import Role
-from services.registrar import machines, standing
+from services.registrar import identities, machines, standing
 from services.registrar.issuing import Registration
 from services.registrar.service import serving
-from services.registrar.tables import MIGRATIONS
+from services.registrar.tables import CLAIMS, MIGRATIONS, TEXTS
 
 INSERT = (
     "INSERT INTO registrar_identity (agent_id, active, enrolment, ek_public, ek_certificate, ek_trust, findings,"
@@ -156,6 +156,26 @@ async def test_a_machine_has_few_ids(registrar, enrolment, make_agent):
         await enrolled(enrolment, refused[0], user())
 
 
+@EVERY_DATABASE
+async def test_registrars_that_enrol_one_machine_at_once_keep_to_the_limit(database_url, make_agent):
+    first, second = engines = [open_engine(DatabaseUrl(database_url)) for _ in range(2)]
+    await migrate(first, MIGRATIONS)
+    claims = {name: "" if name in TEXTS else b"" for name in CLAIMS} | {"ek_public": make_agent("a").tpm.ek_public}
+
+    async def record(engine, name):
+        async with transaction(engine) as connection:
+            return (await identities.record(connection, [(name, claims)], 1))[0]
+
+    names = [f"id-{number}" for number in range(machines.MAX_IDS + 4)]
+    outcomes = await asyncio.gather(*(record(engines[index % 2], name) for index, name in enumerate(names)))
+    assert sum(isinstance(outcome, EnrolmentError) for outcome in outcomes) == 4
+    digest = machines.key_digest(claims["ek_public"])
+    async with reading(second) as connection:
+        assert len((await machines.by_key(connection, [digest]))[digest]) == machines.MAX_IDS
+    for engine in engines:
+        await engine.dispose()
+
+
 def test_a_machine_is_told_by_its_key_whatever_else_its_agent_says_of_it(make_agent):
     for kind in ("p256", "rsa2048"):
         tpm = make_agent("a", kind=kind).tpm
@@ -183,6 +203,7 @@ async def test_an_upgrade_knows_the_machines_that_were_there(database_url, make_
         await connection.execute(text(f"DROP INDEX registrar_identity_machine{' ON registrar_identity' if mysql else ''}"))
         await connection.execute(text("ALTER TABLE registrar_identity DROP COLUMN ek_digest"))
         await connection.execute(text("ALTER TABLE registrar_standing DROP COLUMN failed"))
+        await connection.execute(text("DROP TABLE registrar_machine"))
         await connection.execute(text("UPDATE registrar_version SET version_num = '0004'"))
     await migrate(engine, MIGRATIONS)
     async with reading(engine) as connection:
