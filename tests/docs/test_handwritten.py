@@ -126,7 +126,7 @@ async def run_example(bus, root_key, url):
         sys.executable, str(EXAMPLE), str(root_key), url, stdout=asyncio.subprocess.PIPE, env=environment
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             line = await process.stdout.readline()
             while (await jetstream.call(bus, "CONSUMER.INFO.REVOCATIONS.cut-off"))["num_ack_pending"]:
                 await asyncio.sleep(0.02)

@@ -32,6 +32,12 @@ def new_id():
 
 
 @pytest.fixture
+def cluster(make_cluster):
+    """A cluster whose agents may take long to answer: none is silent here, and an answer that is late is an event."""
+    return make_cluster(verifier={"challenge_timeout_ms": 10_000})
+
+
+@pytest.fixture
 def send(bus):
     """Publishes a command and waits for nothing."""
 

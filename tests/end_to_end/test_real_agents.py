@@ -135,6 +135,13 @@ async def test_logs_in_parts_through_a_worker_kill(bus, cluster, machines, start
         machines[0].run(f"{LONG}-{number}", b"")
     machines[0].run(BAD, b"a program that nobody knows")
     owner = workers[(await tenant.result("a")).worker]
+
+    async def stall(message):
+        # It must not have all parts before it is killed, however late that is.
+        if owner.alive:
+            owner.freeze()
+
+    await bus.subscribe(subjects.challenge("a"), stall)
     await parts_seen(bus, "a", lambda part: owner.kill())
     agent.thaw()
     await tenant.becomes("a", Standing.FAILED, 60)

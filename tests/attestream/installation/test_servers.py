@@ -62,7 +62,7 @@ async def test_every_identity_gets_in_over_tls_and_nobody_else(one) -> None:
         await client.close()
     context = ssl.create_default_context(cafile=ca(place))
     with pytest.raises(nats.errors.Error):
-        await nats.connect(server.url, tls=context, allow_reconnect=False, connect_timeout=10)
+        await nats.connect(server.url, tls=context, allow_reconnect=False, connect_timeout=30)
 
 
 async def test_another_installations_identity_and_another_ca_are_refused(one, tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ async def test_a_renewed_certificate_is_taken_up_and_connections_stay(one) -> No
     pair = Authority(running.directory).server
     Authority(place.tls).issue(pair, server.name, ["127.0.0.1"], dt.datetime.now(dt.UTC), again=True)
     os.kill(running.pid, signal.SIGHUP)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await serial(place, server.websocket_port) == before:
             await asyncio.sleep(0.02)
     assert client.is_connected
     assert client.stats["reconnects"] == 0
-    answer = await client.request("$JS.API.STREAM.INFO.EVENTS", b"", timeout=10)
+    answer = await client.request("$JS.API.STREAM.INFO.EVENTS", b"", timeout=30)
     assert b"stream not found" in answer.data
     await client.close()
 
@@ -136,7 +136,7 @@ async def test_a_cluster_of_three_forms_with_replicated_streams(tmp_path: Path) 
         for each in running:
             each.wait()
         client = await log_in(servers[0].url, place.credentials(Role.PROVISIONER), ca=ca(place))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     answer = json.loads((await client.request(CREATE, json.dumps(STREAM).encode(), timeout=5)).data)
@@ -168,13 +168,13 @@ async def test_a_revoked_identity_stays_revoked_over_reloads_and_restarts(one) -
     now = account.issued_at + 2
     revoked = reissued(account, {**account.nats, "revocations": {"*": now}}, key, now)
     system = await log_in(server.url, place.system_credentials, ca=ca(place))
-    answer = await system.request("$SYS.REQ.CLAIMS.UPDATE", revoked.encode(), timeout=10)
+    answer = await system.request("$SYS.REQ.CLAIMS.UPDATE", revoked.encode(), timeout=30)
     assert b'"code":200' in answer.data, answer.data
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not doomed.is_closed:
             await asyncio.sleep(0.01)
     os.kill(running.pid, signal.SIGHUP)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "Reloaded server configuration" not in running.log.read_text():
             await asyncio.sleep(0.01)
     with pytest.raises(nats.errors.Error):
@@ -216,7 +216,7 @@ async def test_an_identity_of_the_bus_itself_changes_accounts_and_closes_connect
     client = await log_in(server.url, path, ca=ca(place), error_cb=note)
     await client.publish("$SYS.REQ.SERVER.PING.SUBSZ", b"")
     await client.subscribe("$SYS.>")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(errors) < 2:
             await asyncio.sleep(0.01)
     assert all("permissions violation" in error.lower() for error in errors)

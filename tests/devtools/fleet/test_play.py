@@ -38,6 +38,7 @@ step = [
 """
 
 
+@pytest.mark.timeout(600)
 async def test_every_agent_stands_as_it_must_after_an_eventful_life(tmp_path) -> None:
     (tmp_path / "eventful.toml").write_text(EVENTFUL)
     outcome = await play(load(str(tmp_path / "eventful.toml")), seed=3, tell=lambda text: None)

@@ -118,6 +118,7 @@ def test_a_pcr_that_is_ahead_of_the_log_is_waited_for(device: TpmDevice, emulato
     assert (evidence.ima and evidence.ima.count, proven(evidence)) == (2, 2)
 
 
+@pytest.mark.alone
 def test_evidence_is_consistent_under_constant_change(device: TpmDevice, emulator: ImaEmulator) -> None:
     make = maker(device, emulator)
     stop = threading.Event()

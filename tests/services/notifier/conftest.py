@@ -139,7 +139,7 @@ def revocations(bus, signer):
 def eventually():
     """Polls until a condition holds, and returns its value."""
 
-    async def poll(condition, deadline_s=10.0):
+    async def poll(condition, deadline_s=60.0):
         end = time.monotonic() + deadline_s
         while True:
             value = condition()
