@@ -6,14 +6,15 @@ Source: Linux ``Documentation/driver-api/early-userspace/buffer-format.rst`` and
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 
 from attestream.errors import MalformedError, TooLargeError
 from attestream.reference.collected import HashedFile, hasher
-from attestream.reference.compression import inflated, kind_of
-from attestream.reference.paths import logged_path
+from attestream.reference.compression import BUFFER, inflated, kind_of
+from attestream.reference.paths import NameSpace, logged_path
 
 MAX_MEMBERS: Final = 1_000_000
 MAX_NAME: Final = 4096
@@ -22,7 +23,7 @@ MAX_NAME: Final = 4096
 _MAGICS: Final = (b"070701", b"070702")
 _HEADER: Final = 110
 _TRAILER: Final = b"TRAILER!!!"
-_CHUNK: Final = 1 << 20
+_NUMBERS: Final = re.compile(rb"[0-9A-Fa-f]{104}")
 
 
 class _Header(NamedTuple):
@@ -76,11 +77,12 @@ def hash_cpio(source: BinaryIO, algorithm: str = "sha256") -> Iterator[HashedFil
     """Yield the regular files of one archive, and read to its end.
 
     :raises MalformedError: when it is damaged, or names what is not in it.
-    :raises TooLargeError: when it has more than :data:`MAX_MEMBERS` members.
+    :raises TooLargeError: when it has more than :data:`MAX_MEMBERS` members, or their names take too much.
     """
     name_of_hash = hasher(algorithm)
     # Of files with several names, only the last member has the content.
     waiting: dict[tuple[int, int, int], list[str]] = {}
+    space = NameSpace()
     for _ in range(MAX_MEMBERS):
         header = _header(_exactly(source, _HEADER))
         name = _exactly(source, header.name_size).rstrip(b"\x00")
@@ -90,13 +92,14 @@ def hash_cpio(source: BinaryIO, algorithm: str = "sha256") -> Iterator[HashedFil
         digest = hashlib.new(name_of_hash, usedforsecurity=False)
         left = header.size
         while left:
-            chunk = _exactly(source, min(left, _CHUNK))
+            chunk = _exactly(source, min(left, BUFFER))
             digest.update(chunk)
             left -= len(chunk)
         _exactly(source, -header.size % 4)
         if not stat.S_ISREG(header.mode):
             continue
         path = logged_path(name.decode("utf-8", "surrogateescape"))
+        space.take(path)
         if header.links > 1:
             names = waiting.setdefault(header.inode, [])
             names.append(path)
@@ -113,12 +116,11 @@ def hash_cpio(source: BinaryIO, algorithm: str = "sha256") -> Iterator[HashedFil
 def _header(data: bytes) -> _Header:
     if data[:6] not in _MAGICS:
         raise MalformedError('the archive has a member that is not of the form "newc"')
-    try:
-        numbers = [int(data[at : at + 8], 16) for at in range(6, _HEADER, 8)]
-    except ValueError as error:
-        raise MalformedError("a member of the archive has a damaged header") from error
+    if not _NUMBERS.fullmatch(data, 6):
+        raise MalformedError("a member of the archive has a damaged header")
+    numbers = [int(data[at : at + 8], 16) for at in range(6, _HEADER, 8)]
     inode, mode, _, _, links, _, size, major, minor, _, _, name_size, _ = numbers
-    if not 1 <= name_size <= MAX_NAME or min(numbers) < 0:
+    if not 1 <= name_size <= MAX_NAME:
         raise MalformedError("a member of the archive has a name of an odd size")
     return _Header((major, minor, inode), mode, links, size, name_size)
 

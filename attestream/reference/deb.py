@@ -14,23 +14,29 @@ from typing import BinaryIO, Final, Self
 
 from attestream.errors import MalformedError, TooLargeError, UnsupportedError
 from attestream.reference.collected import HashedFile, hasher
-from attestream.reference.compression import inflated, kind_of
-from attestream.reference.paths import logged_path
+from attestream.reference.compression import BUFFER, inflated, kind_of
+from attestream.reference.paths import NameSpace, logged_path
 
 MAX_MEMBERS: Final = 1_000_000
 MAX_INDEX_BYTES: Final = 512 << 20
+MAX_LINE: Final = 1 << 20
+"""Bytes of a line of an index."""
 
-MAX_EXTENDED: Final = 1 << 20
-"""Bytes of an extended header of a member."""
+MAX_LONG_NAME: Final = 8192
+"""Bytes of a name that stands before the header of its member: a path of Linux has at most 4096."""
 
 _ENDS: Final = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]  # not in the stubs
-_EXTENDED: Final = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+_LONG_NAMES: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_KINDS: Final = (
+    *(tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+    *_LONG_NAMES,
 )
+"""What deb(5) allows: neither the extended headers of POSIX nor sparse files, which both can say much with few bytes."""
+_FIELDS: Final = (b"filename", b"sha256")
+"""Fields of an index that are read, in small letters."""
 _ARCHIVE: Final = b"!<arch>\n"
 _MEMBER: Final = 60
-_CHUNK: Final = 1 << 20
 
 
 def hash_deb(source: BinaryIO, algorithm: str = "sha256", *, merged_usr: bool = False) -> Iterator[HashedFile]:
@@ -46,6 +52,7 @@ def hash_deb(source: BinaryIO, algorithm: str = "sha256", *, merged_usr: bool = 
     kind = kind_of(part.peek(6)[:6])
     name = hasher(algorithm)
     known: dict[str, str] = {}
+    space = NameSpace()
     try:
         with tarfile.open(fileobj=inflated(part, kind), mode="r|", tarinfo=_Member) as archive:
             for count, member in enumerate(archive):
@@ -55,14 +62,15 @@ def hash_deb(source: BinaryIO, algorithm: str = "sha256", *, merged_usr: bool = 
                 archive.members.clear()  # type: ignore[attr-defined]  # not in the stubs
                 digest = _digest(archive, member, name, known)
                 if digest:
+                    space.take(member.name)
                     known[member.name] = digest
                     yield HashedFile(logged_path(member.name, merged_usr=merged_usr), f"{algorithm}:{digest}")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
         raise MalformedError(f"the package's data.tar is damaged: {error}") from error
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is whole, and whose extended header is of a sane size: it is held in memory."""
+    """A member whose header is whole, of a kind that packages have, and with a name that is not too long to be held."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -73,8 +81,10 @@ class _Member(tarfile.TarInfo):
                 raise
             # Otherwise the archive would silently end here.
             raise MalformedError(f"the package's data.tar has a damaged header: {error}") from error
-        if member.type in _EXTENDED and not 0 <= member.size <= MAX_EXTENDED:
-            raise TooLargeError(f"an extended header of the package's data.tar has more than {MAX_EXTENDED} bytes")
+        if member.type not in _KINDS or member.size < 0:
+            raise MalformedError("the package's data.tar has a member of a kind that packages do not have")
+        if member.type in _LONG_NAMES and member.size > MAX_LONG_NAME:
+            raise TooLargeError(f"a name in the package's data.tar has more than {MAX_LONG_NAME} bytes")
         return member
 
 
@@ -87,7 +97,7 @@ def _digest(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, known:
     if content is None:
         return ""
     digest = hashlib.new(name, usedforsecurity=False)
-    while chunk := content.read(_CHUNK):
+    while chunk := content.read(BUFFER):
         digest.update(chunk)
     return digest.hexdigest()
 
@@ -101,7 +111,7 @@ def _data_member(source: BinaryIO) -> io.BufferedReader:
             raise MalformedError("the package has a member with a damaged header")
         name, size = header[:16].rstrip(b" /"), int(header[48:58])
         if name.startswith(b"data.tar"):
-            return io.BufferedReader(_Window(source, size), _CHUNK)
+            return io.BufferedReader(_Window(source, size), BUFFER)
         source.seek(size + size % 2, io.SEEK_CUR)
     raise MalformedError("the package has no data.tar")
 
@@ -131,24 +141,44 @@ def read_packages_index(source: BinaryIO) -> dict[str, str]:
     :raises UnsupportedError: when an entry has only weak digests.
     :raises TooLargeError: when it is over its bounds.
     """
-    text = source.read(MAX_INDEX_BYTES + 1)
-    if len(text) > MAX_INDEX_BYTES:
-        raise TooLargeError(f"a package index has at most {MAX_INDEX_BYTES} bytes")
     found: dict[str, str] = {}
-    for paragraph in text.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
-        fields = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in paragraph.splitlines() if line[:1] not in ("", " ", "\t"))
-        }
-        if not fields:
-            continue
-        file, digest = fields.get("filename", ""), fields.get("sha256", "").lower()
-        if not file:
-            raise MalformedError("an entry of the package index has no Filename")
-        if len(digest) != 64:
-            raise UnsupportedError(
-                f"the package index has no SHA256 for {file[:100]!r}, only weak digests",
-                remedy="Give the packages themselves instead of the repository.",
-            )
-        found[file] = digest
+    space = NameSpace()
+    fields: dict[bytes, bytes] = {}
+    for line in _lines(source):
+        if line.startswith((b" ", b"\t")):
+            continue  # goes on with a field; none of ours is that long
+        if line:
+            name, _, value = line.partition(b":")
+            name = name.strip().lower()
+            fields[name if name in _FIELDS else b""] = value.strip()
+        elif fields:
+            file, digest = _listed(fields)
+            space.take(file)
+            found[file] = digest
+            fields = {}
     return found
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of an index without their ends, and an empty one behind the last."""
+    left = MAX_INDEX_BYTES
+    while line := source.readline(MAX_LINE + 1):
+        left -= len(line)
+        if left < 0 or len(line) > MAX_LINE:
+            raise TooLargeError(f"a package index has at most {MAX_INDEX_BYTES} bytes, and {MAX_LINE} in a line")
+        yield line.rstrip(b"\r\n")
+    yield b""
+
+
+def _listed(fields: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return file name and digest of an entry."""
+    file = fields.get(b"filename", b"").decode("utf-8", "replace")
+    digest = fields.get(b"sha256", b"").decode("utf-8", "replace").lower()
+    if not file:
+        raise MalformedError("an entry of the package index has no Filename")
+    if len(digest) != 64:
+        raise UnsupportedError(
+            f"the package index has no SHA256 for {file[:100]!r}, only weak digests",
+            remedy="Give the packages themselves instead of the repository.",
+        )
+    return file, digest

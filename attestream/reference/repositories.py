@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from attestream.errors import AttestreamError, MalformedError, TooLargeError, UnsupportedError
-from attestream.reference import deb, rpm
+from attestream.reference import deb, repodata, rpm
 from attestream.reference.collected import Collected, HashedFile
 from attestream.reference.compression import inflated, kind_of
 from attestream.reference.tree import Progress, unseen
@@ -119,19 +119,14 @@ def _listed_rpms(root: Path) -> dict[Path, tuple[str, str]]:
     listing = root / "repodata" / "repomd.xml"
     if not listing.is_file():
         return {}
-    place, algorithm, digest = rpm.read_repomd(_read(listing))
+    with listing.open("rb") as source:
+        place, algorithm, digest = repodata.read_repomd(source)
     primary = _under(root, place)
     with primary.open("rb") as source:
         _check(source, algorithm, digest)
-        stream = inflated(source, kind_of(source.peek(6)[:6]), rpm.MAX_METADATA_BYTES)
-        packages = rpm.read_primary(stream.read())
+        stream = inflated(source, kind_of(source.peek(6)[:6]), repodata.MAX_BYTES)
+        packages = repodata.read_primary(stream)
     return {_under(root, file): checksum for file, checksum in packages.items()}
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > rpm.MAX_METADATA_BYTES:
-        raise TooLargeError(f"{path.name} is larger than a repository's metadata may be")
-    return path.read_bytes()
 
 
 def _under(root: Path, name: str) -> Path:

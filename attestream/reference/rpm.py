@@ -1,4 +1,4 @@
-"""Reads the headers of RPM packages and the metadata of their repositories.
+"""Reads the headers of RPM packages.
 
 Source: the RPM reference manual, "RPM V4 Package format" and "Header format". A header has the digest of every file, so that
 the payload need not be read. Signatures of packages are not looked at: take packages from a repository that you trust.
@@ -7,20 +7,23 @@ the payload need not be read. Signatures of packages are not looked at: take pac
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Final, NamedTuple
-from xml.etree import ElementTree as ET
 
 from attestream.errors import MalformedError, TooLargeError, UnsupportedError
+from attestream.ima.digests import DIGEST_SIZES
 from attestream.reference.collected import HashedFile
-from attestream.reference.paths import logged_path
+from attestream.reference.compression import BUFFER
+from attestream.reference.paths import NameSpace, logged_path
 
 MAX_HEADER_BYTES: Final = 256 << 20
 MAX_TAGS: Final = 65_536
 MAX_FILES: Final = 1_000_000
-MAX_METADATA_BYTES: Final = 512 << 20
 
 _LEAD: Final = 96
 _LEAD_MAGIC: Final = b"\xed\xab\xee\xdb"
@@ -32,8 +35,7 @@ _MODES, _DIGESTS, _FLAGS, _INDEXES, _BASENAMES, _DIRNAMES, _ALGORITHM = 1030, 10
 _GHOST: Final = 0x40
 _ALGORITHMS: Final = {1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 """Number in a header (RFC 4880, section 9.4) -> name. A header without number has MD5."""
-_REPO: Final = "{http://linux.duke.edu/metadata/repo}"
-_COMMON: Final = "{http://linux.duke.edu/metadata/common}"
+_HEX: Final = re.compile(r"[0-9A-Fa-f]+")
 
 
 class _Header(NamedTuple):
@@ -41,20 +43,24 @@ class _Header(NamedTuple):
     """Tag -> type, offset, count."""
     store: bytes
 
-    def numbers(self, tag: int) -> list[int]:
+    def numbers(self, tag: int) -> Sequence[int]:
         if tag not in self.entries:
-            return []
+            return ()
         kind, offset, count = self.entries[tag]
         form = {_INT16: "H", _INT32: "I"}.get(kind)
         if form is None or offset + count * struct.calcsize(form) > len(self.store):
             raise MalformedError(f"tag {tag} of the package's header is damaged")
-        return list(struct.unpack_from(f">{count}{form}", self.store, offset))
+        found = array(form, self.store[offset : offset + count * struct.calcsize(form)])
+        if sys.byteorder == "little":
+            found.byteswap()
+        return found
 
-    def texts(self, tag: int) -> list[str]:
+    def texts(self, tag: int, most: int) -> list[str]:
+        """:raises MalformedError: when there are more than ``most``: each may be of a single byte, which many tags share."""
         if tag not in self.entries:
             return []
         kind, offset, count = self.entries[tag]
-        if kind not in (_STRING, _STRINGS) or offset > len(self.store):
+        if kind not in (_STRING, _STRINGS) or offset > len(self.store) or count > most:
             raise MalformedError(f"tag {tag} of the package's header is damaged")
         found = self.store[offset:].split(b"\x00", count)
         if len(found) <= count:
@@ -70,23 +76,25 @@ def read_rpm(source: BinaryIO, *, merged_usr: bool = False) -> Iterator[HashedFi
     :raises UnsupportedError: when it has only weak digests of its files.
     :raises TooLargeError: when it is over its bounds.
     """
-    if source.read(_LEAD)[:4] != _LEAD_MAGIC:
+    if _read(source, _LEAD)[:4] != _LEAD_MAGIC:
         raise MalformedError("this is not an RPM package")
     signature, size = _read_header(source)
     source.read(-size % 8)
     start = source.tell()
     header, size = _read_header(source)
-    if (wanted := signature.texts(_SHA256_OF_HEADER)) and wanted[0] != _sha256(source, start, size):
+    if (wanted := signature.texts(_SHA256_OF_HEADER, 1)) and wanted[0] != _sha256(source, start, size):
         raise MalformedError("the package's header is not what its digest says: it is damaged")
     yield from _files(header, merged_usr)
 
 
 def _files(header: _Header, merged_usr: bool) -> Iterator[HashedFile]:
-    names, directories, indexes = header.texts(_BASENAMES), header.texts(_DIRNAMES), header.numbers(_INDEXES)
-    digests, modes = header.texts(_DIGESTS), header.numbers(_MODES)
-    flags = header.numbers(_FLAGS) or [0] * len(names)
-    if not len(names) == len(indexes) == len(digests) == len(modes) == len(flags) or len(names) > MAX_FILES:
+    indexes, modes = header.numbers(_INDEXES), header.numbers(_MODES)
+    count = len(indexes)
+    flags = header.numbers(_FLAGS) or [0] * count
+    names, digests, directories = (header.texts(tag, count) for tag in (_BASENAMES, _DIGESTS, _DIRNAMES))
+    if not len(names) == len(digests) == len(modes) == len(flags) == count:
         raise MalformedError("the package's header tells of some of its files only")
+    space = NameSpace()
     number = (header.numbers(_ALGORITHM) or [1])[0]
     algorithm = _ALGORITHMS.get(number, "")
     for name, index, digest, mode, flag in zip(names, indexes, digests, modes, flags, strict=True):
@@ -99,25 +107,26 @@ def _files(header: _Header, merged_usr: bool) -> Iterator[HashedFile]:
             )
         if index >= len(directories):
             raise MalformedError("the package's header names a directory that it does not have")
-        yield HashedFile(logged_path(directories[index] + name, merged_usr=merged_usr), f"{algorithm}:{_hex(digest)}")
+        path = logged_path(directories[index] + name, merged_usr=merged_usr)
+        space.take(path)
+        yield HashedFile(path, f"{algorithm}:{_hex(digest, algorithm)}")
 
 
-def _hex(digest: str) -> str:
-    try:
-        return bytes.fromhex(digest).hex()
-    except ValueError as error:
-        raise MalformedError("the package's header has a digest that is not hexadecimal") from error
+def _hex(digest: str, algorithm: str) -> str:
+    if not _HEX.fullmatch(digest) or len(digest) != 2 * DIGEST_SIZES[algorithm.encode("ascii")]:
+        raise MalformedError(f"the package's header has a digest that is none of {algorithm}")
+    return digest.lower()
 
 
 def _read_header(source: BinaryIO) -> tuple[_Header, int]:
     """Return a header and its size in bytes."""
-    start = source.read(16)
+    start = _read(source, 16)
     if len(start) != 16 or start[:4] != _HEADER_MAGIC:
         raise MalformedError("the package has no header where one should be")
     count, size = struct.unpack_from(">II", start, 8)
     if count > MAX_TAGS or size > MAX_HEADER_BYTES:
         raise TooLargeError("the package's header is larger than RPM allows")
-    index, store = source.read(count * _ENTRY.size), source.read(size)
+    index, store = _read(source, count * _ENTRY.size), _read(source, size)
     if len(index) != count * _ENTRY.size or len(store) != size:
         raise MalformedError("the package ends within its header")
     entries = {tag: (kind, offset, number) for tag, kind, offset, number in _ENTRY.iter_unpack(index)}
@@ -128,42 +137,13 @@ def _read_header(source: BinaryIO) -> tuple[_Header, int]:
 
 def _sha256(source: BinaryIO, start: int, size: int) -> str:
     source.seek(start)
-    return hashlib.sha256(source.read(size)).hexdigest()
+    return hashlib.sha256(_read(source, size)).hexdigest()
 
 
-def read_repomd(data: bytes) -> tuple[str, str, str]:
-    """Return where a repository's list of packages is: its place from the root, and algorithm and hex of its digest.
-
-    :raises MalformedError: when ``data`` is not a ``repomd.xml`` that names one.
-    """
-    for entry in _xml(data).iter(f"{_REPO}data"):
-        place, checksum = entry.find(f"{_REPO}location"), entry.find(f"{_REPO}checksum")
-        if entry.get("type") == "primary" and place is not None and checksum is not None:
-            return place.get("href", ""), checksum.get("type", ""), (checksum.text or "").strip().lower()
-    raise MalformedError("the repository's repomd.xml names no list of packages")
-
-
-def read_primary(data: bytes) -> dict[str, tuple[str, str]]:
-    """Return the packages of a repository: place from the root -> algorithm and hex of the package's digest.
-
-    :raises MalformedError: when ``data`` is not a list of packages.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for package in _xml(data).iter(f"{_COMMON}package"):
-        place, checksum = package.find(f"{_COMMON}location"), package.find(f"{_COMMON}checksum")
-        if place is None or checksum is None:
-            raise MalformedError("the repository lists a package without place or digest")
-        found[place.get("href", "")] = (checksum.get("type", ""), (checksum.text or "").strip().lower())
-    return found
-
-
-def _xml(data: bytes) -> ET.Element:
-    if len(data) > MAX_METADATA_BYTES:
-        raise TooLargeError(f"a repository's metadata has at most {MAX_METADATA_BYTES} bytes")
-    # Without a document type there are no entities: nothing can expand.
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\x00" in data:
-        raise MalformedError("the repository's metadata declares a document type")
-    try:
-        return ET.fromstring(data)  # noqa: S314  # no entities, see above
-    except ET.ParseError as error:
-        raise MalformedError(f"the repository's metadata is not XML: {error}") from error
+def _read(source: BinaryIO, size: int) -> bytes:
+    """Return the next ``size`` bytes, or what there is. A file would make room for all of them before it looks."""
+    parts = []
+    while size and (part := source.read(min(size, BUFFER))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

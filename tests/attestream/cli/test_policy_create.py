@@ -17,8 +17,8 @@ from attestream.appraisal.policy import compile_policy
 from attestream.uefi.policy.create import create_reference_state
 from devtools import ima_log
 from devtools.grub_boot import grub_boot
+from devtools.package_maker import INITRD, INITRD_FILES, deb, packages_index, primary, repomd, rpm, tar_link
 from devtools.soft_tpm import SoftTpm
-from tests.attestream.reference import test_archives as archives
 
 KEY_DER = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
@@ -71,10 +71,10 @@ def test_what_can_not_be_read_is_told(inside, tree):
 
 
 def test_all_sources_go_into_one_policy_on_top_of_another(inside, tmp_path):
-    (tmp_path / "initrd").write_bytes(gzip.compress(archives.SIMPLE))
+    (tmp_path / "initrd").write_bytes(gzip.compress(INITRD))
     (tmp_path / "debs").mkdir()
-    (tmp_path / "debs" / "a.deb").write_bytes(archives.deb(**{".__bin__deb": b"deb"}))
-    (tmp_path / "a.rpm").write_bytes(archives.rpm())
+    (tmp_path / "debs" / "a.deb").write_bytes(deb({"./bin/deb": b"deb"}, tar_link("./usr/bin/hard", "./bin/deb")))
+    (tmp_path / "a.rpm").write_bytes(rpm())
     records = [
         ima_log.record("boot_aggregate", bytes(32)),
         ima_log.record("/usr/bin/run", hashlib.sha256(b"run").digest()),
@@ -107,7 +107,7 @@ def test_all_sources_go_into_one_policy_on_top_of_another(inside, tmp_path):
     runtime = document["runtime"]
     assert runtime["digests"] == {
         "/base": [digest(b"")],
-        **{path: [value] for path, value in archives.SIMPLE_FILES.items()},
+        **{path: [digest(content)] for path, content in INITRD_FILES.items()},
         "/opt/a_b": ["sha256:" + "12" * 32],
         "//opt/c": ["sha512:" + "34" * 64],
         "/usr/bin/deb": [digest(b"deb")],
@@ -178,26 +178,18 @@ def test_a_report_goes_beside_a_file(inside, tmp_path):
 def repository(root: Path, kind: str) -> Path:
     """Make a repository whose index lists one of two packages."""
     (root / "pool").mkdir(parents=True)
-    package = archives.deb(**{".__usr__bin__a": b"a"}) if kind == "deb" else archives.rpm()
+    package = deb({"./usr/bin/a": b"a"}) if kind == "deb" else rpm()
     (root / "pool" / f"a.{kind}").write_bytes(package)
     (root / "pool" / f"stray.{kind}").write_bytes(b"not listed, and no package")
     sha256 = hashlib.sha256(package).hexdigest()
     if kind == "deb":
         (root / "dists").mkdir()
-        index = f"Package: a\nFilename: pool/a.deb\nSHA256: {sha256}\n"
-        (root / "dists" / "Packages.gz").write_bytes(gzip.compress(index.encode()))
+        (root / "dists" / "Packages.gz").write_bytes(gzip.compress(packages_index({"pool/a.deb": sha256})))
         return root
-    primary = gzip.compress(
-        b'<metadata xmlns="http://linux.duke.edu/metadata/common"><package type="rpm"><checksum type="sha256">'
-        + sha256.encode()
-        + b'</checksum><location href="pool/a.rpm"/></package></metadata>'
-    )
+    listed = gzip.compress(primary({"pool/a.rpm": sha256}))
     (root / "repodata").mkdir()
-    (root / "repodata" / "primary.xml.gz").write_bytes(primary)
-    (root / "repodata" / "repomd.xml").write_text(
-        '<repomd xmlns="http://linux.duke.edu/metadata/repo"><data type="primary"><checksum type="sha256">'
-        f'{hashlib.sha256(primary).hexdigest()}</checksum><location href="repodata/primary.xml.gz"/></data></repomd>'
-    )
+    (root / "repodata" / "primary.xml.gz").write_bytes(listed)
+    (root / "repodata" / "repomd.xml").write_bytes(repomd("repodata/primary.xml.gz", hashlib.sha256(listed).hexdigest()))
     return root
 
 
@@ -217,7 +209,7 @@ def test_a_repository_is_what_its_index_lists(inside, tmp_path, kind):
 def test_an_index_that_points_out_of_its_repository_is_refused(inside, tmp_path, name):
     root = tmp_path / "repository"
     root.mkdir()
-    (tmp_path / "outside.deb").write_bytes(archives.deb(a=b"x"))
+    (tmp_path / "outside.deb").write_bytes(deb({"a": b"x"}))
     (root / "Packages").write_text(f"Filename: {name}\nSHA256: {'0' * 64}\n")
     ran = inside("policy", "create", "runtime", "--deb", str(root))
     assert ran.code == 1
