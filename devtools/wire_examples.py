@@ -179,6 +179,8 @@ EVENTS: Final[tuple[Message, ...]] = (
         fence=9,
         cause_at=_AT - 5,
         recovery="operator",
+        interval_ms=30_000,
+        lease_ms=90_000,
     ),
     events.Result(
         agent_id=_AGENT,

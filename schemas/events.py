@@ -149,6 +149,10 @@ class Event(Message, kw_only=True, frozen=True, tag="event"):
     """Unix time in milliseconds at which the evidence behind it was received."""
     recovery: str = ""
     """Of a failure, who ends it by the policy: ``operator``, or ``automatic``, the next good appraisal."""
+    interval_ms: int = 0
+    """Of ``added`` and ``updated``, the time between heartbeats."""
+    lease_ms: int = 0
+    """Of ``added`` and ``updated``, the life of a result."""
 
 
 class Result(Message, kw_only=True, frozen=True, tag="result"):

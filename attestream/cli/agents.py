@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import click
 
@@ -15,12 +15,20 @@ from schemas.commands import AddAgent, Attestation, Command, DeleteAgent, StartA
 from schemas.events import Standing
 
 if TYPE_CHECKING:
+    from attestream.client.forgotten import Forgotten
     from attestream.client.standing import AgentView, Fleet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAMED = 20
 """Agents that a remark names."""
+
+_LEFT: Final = {
+    "known": "a verifier has it, or the record does not say that it was added",
+    Standing.FAILED: "it had failed; look into it, then `attestream agents add` gives it its next chance",
+    Standing.STOPPED: "it was stopped; `attestream agents add` has it attested again",
+}
+"""Why `rebuild` does not add an agent."""
 
 _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
@@ -109,6 +117,37 @@ def delete(session: Session, ids: tuple[str, ...], as_json: bool) -> int:
     return _send(session, _plain(DeleteAgent, ids), "deleted", as_json=as_json)
 
 
+@agents.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everybody", is_flag=True, help="All that `agents list` says nobody attests.")
+@json_option
+@pass_session
+def rebuild(session: Session, ids: tuple[str, ...], everybody: bool, as_json: bool) -> int:
+    """Add agents again that an old database has forgotten, as the record says.
+
+    For verifiers whose database was restored from a backup older than the agents. Nobody is trusted by this: each agent is
+    appraised anew. Those that had failed or were stopped are left to you.
+    """
+    from attestream.cli import bulk
+
+    if bool(ids) == everybody:
+        raise click.UsageError("give either agent ids or --all")
+    known = {each.agent_id: each for each in complete(_forgotten(session))}
+    left = {agent_id: _LEFT["known"] for agent_id in ids if agent_id not in known}
+    wanted = [each for each in known.values() if everybody or each.agent_id in ids]
+    left |= {each.agent_id: _LEFT[each.standing] for each in wanted if each.ended}
+    wanted = [each for each in wanted if not each.ended]
+    for agent_id, why in left.items():
+        output.note(f"{agent_id} is left as it is: {why}")
+    for each in wanted:
+        if each.untold:
+            every = shown(each.attestation.interval_ms)
+            output.note(f"the record does not tell how often {each.agent_id} was attested: from now on every {every}")
+    commands = _attested(AddAgent, [(each.agent_id, each.attestation) for each in wanted])
+    code = bulk.send(session, commands, "rebuilt", as_json=as_json, beside={"left": left})
+    return code or (exits.REFUSED if left else exits.OK)
+
+
 @agents.command("list")
 @click.option(
     "--standing", "standings", type=click.Choice([each.value for each in Standing]), multiple=True, help="Only these."
@@ -126,7 +165,7 @@ def list_(session: Session, standings: tuple[str, ...], as_json: bool) -> None:
     if fleet.forgotten:
         names = " ".join(fleet.forgotten[:_NAMED]) + (" ..." if len(fleet.forgotten) > _NAMED else "")
         output.note(f"nobody attests {len(fleet.forgotten)} agents that were added: {names}")
-        output.note("the verifiers' database is older than the record; add them again with `attestream agents add`")
+        output.note("the verifiers' database is older than the record; see `attestream agents rebuild`")
     if not fleet.verifier:
         output.note("no verifier answers: only results that are still valid and enrolments are shown")
     if not fleet.registrar:
@@ -212,6 +251,11 @@ def _send(session: Session, commands: list[Command], done: str, *, as_json: bool
 async def _fleet(session: Session) -> Fleet:
     async with session.client() as client:
         return await client.fleet(timeout_s=session.timeout_s)
+
+
+async def _forgotten(session: Session) -> list[Forgotten]:
+    async with session.client() as client:
+        return await client.forgotten(timeout_s=session.timeout_s)
 
 
 async def _agent(session: Session, agent_id: str) -> AgentView:

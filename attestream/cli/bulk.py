@@ -6,7 +6,7 @@ import asyncio
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -76,8 +76,11 @@ def read(file: TextIO, default: Attestation) -> list[tuple[str, Attestation]]:
     return wanted
 
 
-def send(session: Session, commands: list[Command], done: str, *, as_json: bool) -> int:
-    """Send ``commands``, say what became of them, and return the exit code. ``done`` is the word for success."""
+def send(
+    session: Session, commands: list[Command], done: str, *, as_json: bool, beside: Mapping[str, Any] | None = None
+) -> int:
+    """Send ``commands``, say what became of them, and return the exit code. ``done`` is the word for success, ``beside``
+    what else a JSON answer tells."""
     report = complete(_send(session, commands))
     failed = report.failed
     if as_json:
@@ -88,6 +91,7 @@ def send(session: Session, commands: list[Command], done: str, *, as_json: bool)
                     {"id": name, "error": exits.machine_code(error), "message": error.message, "remedy": error.hint}
                     for name, error in failed
                 ],
+                **(beside or {}),
             }
         )
     else:

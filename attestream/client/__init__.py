@@ -17,6 +17,7 @@ message may come twice, never not at all; ``revocation.id`` and ``sequence`` are
 from attestream.client.commands import PendingCommandError, new_command_id
 from attestream.client.connection import Client, CommandRefusedError, connect
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
+from attestream.client.forgotten import Forgotten
 from attestream.client.standing import AgentView, Fleet
 from attestream.client.subscription import Rejected, Subscription, log_rejected
 from attestream.client.verification import trusted, unverified
@@ -28,6 +29,7 @@ __all__ = [
     "DeliveredEvent",
     "DeliveredResult",
     "Fleet",
+    "Forgotten",
     "PendingCommandError",
     "Rejected",
     "Subscription",

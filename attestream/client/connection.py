@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from attestream.client import policies, pool, standing, verification
 from attestream.client.commands import Commander
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
+from attestream.client.forgotten import Forgotten, told
 from attestream.client.subscription import OnRejected, Source, Subscription, log_rejected
-from attestream.errors import ConfigError, MalformedError, RefusedError
+from attestream.errors import ConfigError, MalformedError, RefusedError, TimedOutError
 from schemas import subjects
 from schemas.base import SchemaError
 from schemas.commands import Command, Outcome, PolicyRecord, PolicyState, WorkerStatus
@@ -259,6 +260,17 @@ class Client:
         :raises BusError: when the bus does not answer. Silent services only leave gaps, which the answer names.
         """
         return await standing.fleet(self.bus, now=_now(), timeout_s=timeout_s)
+
+    async def forgotten(self, *, timeout_s: float = 5.0) -> list[Forgotten]:
+        """Return what the record tells of agents that nobody attests, because the verifiers' database is older.
+
+        :raises TimedOutError: when no verifier answers.
+        :raises BusError: when the bus does not answer.
+        """
+        fleet = await self.fleet(timeout_s=timeout_s)
+        if not fleet.verifier:
+            raise TimedOutError("no verifier answers")
+        return await told(self.bus, fleet.forgotten)
 
     async def agent(self, agent_id: str, *, timeout_s: float = 5.0) -> standing.AgentView:
         """Return what is known of one agent.

@@ -7,21 +7,21 @@ are silent, the verifiers' word is taken for every other standing (pending, stop
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from attestream.errors import MalformedError, RefusedError, SignatureError, TimedOutError, UnknownAgentError
+from attestream.client.forgotten import forgotten
+from attestream.client.verification import believed
+from attestream.errors import MalformedError, SignatureError, TimedOutError, UnknownAgentError
 from schemas import subjects
 from schemas.base import Decoder, SchemaError
 from schemas.commands import AgentStatus, AgentStatusPage
 from schemas.enrolment import AgentQuery, AgentsQuery, Identity, IdentityPage
-from schemas.events import EventKind, Finding, Result, Standing
+from schemas.events import Finding, Result, Standing
 from schemas.roles import Role
-from schemas.topology import EVENTS, RESULTS
+from schemas.topology import RESULTS
 
 if TYPE_CHECKING:
     from attestream.bus.connection import Bus
@@ -30,14 +30,9 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 """Agents asked for at a time."""
 
-SETTLED_MS: Final = 60_000
-"""An agent that was added less than so long ago may have its row yet to come."""
-
 _RESULT: Final = Decoder[Result](Result)
 _VERIFIER: Final = (Role.VERIFIER,)
 _REGISTRAR: Final = (Role.REGISTRAR,)
-_AT_ONCE: Final = 64
-_log = logging.getLogger("attestream.client")
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +67,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[str] = []
     """Subjects of results that are not believed: no verifier has signed them."""
     forgotten: list[str] = []
-    """Agents that were put under attestation and that the verifiers' database does not know: it is older than the record.
-    Nobody attests them."""
+    """Agents that nobody attests although they were put under attestation (:mod:`attestream.client.forgotten`)."""
 
 
 async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
@@ -96,25 +90,8 @@ async def fleet(bus: Bus, *, now: int, timeout_s: float) -> Fleet:
         verifier=statuses is not None,
         registrar=identities is not None,
         rejected=rejected,
-        forgotten=await _forgotten(bus, unknown, now) if unknown else [],
+        forgotten=await forgotten(bus, unknown, now) if unknown else [],
     )
-
-
-async def _forgotten(bus: Bus, agent_ids: Collection[str], now: int) -> list[str]:
-    """Return those of ``agent_ids`` that a verifier has put under attestation, and none has deleted since."""
-    from attestream.bus.stored import last_messages
-
-    last: dict[str, int] = {}
-    for kind in (EventKind.ADDED, EventKind.DELETED):
-        subject_of = {subjects.event(kind, agent_id): agent_id for agent_id in agent_ids}
-        stored, _ = await believed(bus, await last_messages(bus, EVENTS.name, list(subject_of)))
-        for message in stored:
-            agent_id = subject_of[message.subject]
-            if kind is EventKind.ADDED and message.at < now - SETTLED_MS:
-                last[agent_id] = message.sequence
-            elif kind is EventKind.DELETED and message.sequence > last.get(agent_id, 0):
-                last.pop(agent_id, None)
-    return sorted(last)
 
 
 async def agent(bus: Bus, agent_id: str, *, now: int, timeout_s: float) -> AgentView:
@@ -197,24 +174,6 @@ def standing(result: Result | None, status: AgentStatus | None, *, enrolled: boo
     if status is not None:
         return Standing.UNKNOWN if status.standing is Standing.TRUSTED else status.standing
     return Standing.ENROLLED if enrolled else Standing.UNKNOWN
-
-
-async def believed(bus: Bus, stored: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
-    """Return those of the stored results or events that a verifier has signed, and the subjects of the others."""
-    kept, rejected = [], []
-    for count, message in enumerate(stored):
-        if count % _AT_ONCE == 0:
-            # Thousands take a while, in which the connection must be answered for.
-            await asyncio.sleep(0)
-        if message.data:
-            try:
-                await bus.trust.author_of(message)
-            except RefusedError as error:
-                _log.error("message %d on %s is rejected: %s", message.sequence, message.subject, error.message)
-                rejected.append(message.subject)
-                continue
-        kept.append(message)
-    return kept, rejected
 
 
 def live_results(stored: Iterable[Stored], now: int) -> dict[str, Result]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from attestream.client.deliveries import DeliveredEvent, DeliveredResult, VerifiedRevocation
 from attestream.config import ROSTER_MAX_AGE_S
-from attestream.errors import MalformedError, SignatureError
+from attestream.errors import MalformedError, RefusedError, SignatureError
 from schemas.base import Decoder, SchemaError
 from schemas.events import Revocation, Signed
 from schemas.roles import Role
 
 if TYPE_CHECKING:
+    from attestream.bus.connection import Bus
     from attestream.bus.delivery import Delivery
+    from attestream.bus.stored import Stored
     from attestream.bus.trust import Trust
     from attestream.signing import TrustedKeys
     from attestream.trust.keyring import Author
     from schemas.events import Result
 
 _SIGNED: Final = Decoder[Signed](Signed)
+_AT_ONCE: Final = 64
+_log = logging.getLogger("attestream.client")
 
 
 def trusted(
@@ -119,3 +125,21 @@ class Order:
 
 def _signed_at(revocation: Revocation) -> int:
     return revocation.signed_at
+
+
+async def believed(bus: Bus, stored: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
+    """Return those of the stored results or events that a verifier has signed, and the subjects of the others."""
+    kept, rejected = [], []
+    for count, message in enumerate(stored):
+        if count % _AT_ONCE == 0:
+            # Thousands take a while, in which the connection must be answered for.
+            await asyncio.sleep(0)
+        if message.data:
+            try:
+                await bus.trust.author_of(message)
+            except RefusedError as error:
+                _log.error("message %d on %s is rejected: %s", message.sequence, message.subject, error.message)
+                rejected.append(message.subject)
+                continue
+        kept.append(message)
+    return kept, rejected

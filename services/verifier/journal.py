@@ -87,6 +87,7 @@ class Journal:
         partition = attester.partition
         partition.check_owned()
         number = attester.event_number + 1
+        settings = kind in (EventKind.ADDED, EventKind.UPDATED)
         event = Event(
             id=f"{attester.agent_id}:{attester.incarnation}:{number}",
             kind=kind,
@@ -106,6 +107,8 @@ class Journal:
             fence=partition.fence.token,
             cause_at=cause_at,
             recovery=attester.policy.recovery if kind is EventKind.FAILED else "",
+            interval_ms=attester.interval_ms if settings else 0,
+            lease_ms=attester.lease_ms if settings else 0,
         )
         # Whether it is on the record is not known until its receipt is here; if none comes, a later event settles it.
         partition.unsettled.add(attester.agent_id)
