@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -55,27 +56,22 @@ class Intake:
         self._renewal: asyncio.Task[None] | None = None
         self._delivered_before = 0
         """Last sequence of EVIDENCE that was given out before it was consumed here."""
-        self.evidence = Consumer(
-            bus,
+        consumer = functools.partial(Consumer, bus, ack_wait_s=ACK_WAIT_S, on_doubt=self.doubt)
+        self.evidence = consumer(
             topology.EVIDENCE.name,
             f"verifier-evidence-{partition}",
             evidence,
             filters=[subjects.evidence_partition(partition)],
             batch=EVIDENCE_BATCH,
             max_ack_pending=EVIDENCE_UNSETTLED,
-            ack_wait_s=ACK_WAIT_S,
-            on_doubt=self.doubt,
         )
-        self.commands = Consumer(
-            bus,
+        self.commands = consumer(
             topology.COMMANDS.name,
             f"verifier-commands-{partition}",
             command,
             filters=[subjects.command_partition(partition)],
             batch=COMMAND_BATCH,
             max_ack_pending=1,
-            ack_wait_s=ACK_WAIT_S,
-            on_doubt=self.doubt,
         )
 
     def again(self, delivery: Delivery) -> bool:
