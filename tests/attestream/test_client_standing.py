@@ -20,6 +20,7 @@ from attestream.errors import (
     MalformedError,
     UnknownAgentError,
 )
+from devtools.sample_result import sample_result
 from schemas import subjects
 from schemas.commands import AgentStatus, AgentStatusPage
 from schemas.enrolment import AgentQuery, AgentsQuery, Identity, IdentityPage
@@ -34,21 +35,6 @@ def now() -> int:
 async def client(bus: Bus, nats_server: NatsServer) -> AsyncIterator[Client]:
     async with connect(nats_server.url, trust=unverified()) as connected:
         yield connected
-
-
-def a_result(agent_id: str, good: Standing = Standing.TRUSTED, *, life_ms: int = 60_000, event_number: int = 1) -> Result:
-    return Result(
-        agent_id=agent_id,
-        standing=good,
-        at=now(),
-        expires_at=now() + life_ms,
-        seq=1,
-        event_number=event_number,
-        enrolment=1,
-        policy="p@1",
-        worker="w",
-        fence=1,
-    )
 
 
 def a_status(agent_id: str, value: Standing, *, event_number: int = 1) -> AgentStatus:
@@ -77,7 +63,7 @@ class TestResults:
     async def test_a_lapse_arrives_as_unknown_though_no_verifier_lives(self, bus: Bus, client: Client) -> None:
         """CVE-2022-3500 and keylime#1091: silence must not read as trusted."""
         results = client.results("siem")
-        await bus.publish_durable(subjects.result("host.1"), a_result("host.1"), message_id="1", ttl_s=1)
+        await bus.publish_durable(subjects.result("host.1"), sample_result("host.1"), message_id="1", ttl_s=1)
         good = await anext(results)
         assert (good.agent_id, good.standing, good.lapsed) == ("host.1", Standing.TRUSTED, False)
         await good.ack()
@@ -87,14 +73,14 @@ class TestResults:
     async def test_a_result_past_its_time_reads_unknown_even_if_the_broker_still_has_it(
         self, bus: Bus, client: Client
     ) -> None:
-        await bus.publish_durable(subjects.result("a"), a_result("a", life_ms=-1), message_id="1")
+        await bus.publish_durable(subjects.result("a"), sample_result("a", life_ms=-1), message_id="1")
         item = await anext(client.results())
         assert item.standing is Standing.UNKNOWN
         assert item.lapsed
 
     async def test_a_result_filed_under_another_agent_is_rejected(self, bus: Bus, client: Client) -> None:
-        await bus.publish_durable(subjects.result("a"), a_result("b"), message_id="1")
-        await bus.publish_durable(subjects.result("c"), a_result("c"), message_id="2")
+        await bus.publish_durable(subjects.result("a"), sample_result("b"), message_id="1")
+        await bus.publish_durable(subjects.result("c"), sample_result("c"), message_id="2")
         rejected: list[Rejected] = []
         assert (await anext(client.results(on_rejected=rejected.append))).agent_id == "c"
         assert len(rejected) == 1
@@ -112,17 +98,17 @@ class TestStanding:
     @pytest.mark.parametrize(
         ("result", "status", "enrolled", "expected"),
         [
-            (a_result("a"), a_status("a", Standing.TRUSTED), True, Standing.TRUSTED),
-            (a_result("a"), None, False, Standing.TRUSTED),
+            (sample_result("a"), a_status("a", Standing.TRUSTED), True, Standing.TRUSTED),
+            (sample_result("a"), None, False, Standing.TRUSTED),
             (None, a_status("a", Standing.TRUSTED), True, Standing.UNKNOWN),
             (None, a_status("a", Standing.FAILED), True, Standing.FAILED),
             (None, a_status("a", Standing.STOPPED), True, Standing.STOPPED),
             (None, a_status("a", Standing.PENDING), True, Standing.PENDING),
             (None, None, True, Standing.ENROLLED),
             (None, None, False, Standing.UNKNOWN),
-            (a_result("a", event_number=4), a_status("a", Standing.FAILED, event_number=5), True, Standing.FAILED),
-            (a_result("a", Standing.FAILED, event_number=5), a_status("a", Standing.TRUSTED), True, Standing.FAILED),
-            (a_result("a", event_number=5), a_status("a", Standing.FAILED, event_number=4), True, Standing.TRUSTED),
+            (sample_result("a", number=4), a_status("a", Standing.FAILED, event_number=5), True, Standing.FAILED),
+            (sample_result("a", Standing.FAILED, number=5), a_status("a", Standing.TRUSTED), True, Standing.FAILED),
+            (sample_result("a", number=5), a_status("a", Standing.FAILED, event_number=4), True, Standing.TRUSTED),
         ],
     )
     def test_what_sources_amount_to(
@@ -147,8 +133,8 @@ class TestStanding:
         async def identities(query: AgentsQuery) -> IdentityPage:
             return IdentityPage(identities=[] if query.after else [an_identity("new")], more=False)
 
-        await bus.publish_durable(subjects.result("a3"), a_result("a3"), message_id="1")
-        await bus.publish_durable(subjects.result("a4"), a_result("a4"), message_id="2", ttl_s=1)
+        await bus.publish_durable(subjects.result("a3"), sample_result("a3"), message_id="1")
+        await bus.publish_durable(subjects.result("a4"), sample_result("a4"), message_id="2", ttl_s=1)
         silent = await client.fleet(timeout_s=0.5)
         assert [(each.agent_id, each.standing) for each in silent.agents] == [
             ("a3", Standing.TRUSTED),
@@ -186,8 +172,6 @@ class TestStanding:
 
     async def test_findings_of_a_live_result_are_shown(self, bus: Bus, client: Client) -> None:
         finding = Finding(code="c", layer="runtime", severity="failure", culprit="/x", message="m", remedy="r")
-        result = Result(
-            **{name: getattr(a_result("a"), name) for name in Result.__struct_fields__} | {"findings": [finding]}
-        )
+        result = sample_result(findings=[finding])
         await bus.publish_durable(subjects.result("a"), result, message_id="1")
         assert (await client.agent("a", timeout_s=0.2)).findings == [finding]

@@ -13,11 +13,12 @@ from attestream.client import connect as connect_client
 from attestream.config import NotifierConfig, VerifierConfig
 from attestream.errors import SignatureError
 from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
+from devtools.sample_result import sample_result
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.attestation import Challenge
 from schemas.base import decode, encode
-from schemas.events import DeadLetter, Event, EventKind, Result, Revocation, Standing
+from schemas.events import DeadLetter, Event, EventKind, Revocation, Standing
 from services.notifier.service import notifying
 
 SETTINGS = VerifierConfig(lease_floor_s=2, challenge_timeout_ms=600, flush_ms=50, partition_lease_s=2)
@@ -38,19 +39,7 @@ def signing(keys, name):
 
 
 def result(standing, number):
-    now = int(time.time() * 1000)
-    return Result(
-        agent_id="a",
-        standing=standing,
-        at=now,
-        expires_at=now + 60_000,
-        seq=number,
-        event_number=number,
-        enrolment=1,
-        policy="p@1",
-        worker="w",
-        fence=5,
-    )
+    return sample_result(standing=standing, number=number)
 
 
 def revocation(number):

@@ -14,10 +14,11 @@ from attestream.client import connect as connect_client
 from attestream.client.standing import believed
 from attestream.config import TrustConfig
 from attestream.errors import BusError, ConfigError, StaleRosterError
+from devtools.sample_result import sample_result
 from schemas import subjects, topology
 from schemas.base import encode
 from schemas.commands import Outcome, StopAgent
-from schemas.events import Result, Revocation, Signed, Standing
+from schemas.events import Revocation, Signed, Standing
 from schemas.roles import Role
 from services.agent.belief import by_roster
 
@@ -56,26 +57,10 @@ async def reader(nats_server, bus, keys, later):
 
 async def ask(reader, keys):
     """Have a new result of the verifier believed."""
-    subject, data = subjects.result("a"), encode(result())
+    subject, data = subjects.result("a"), encode(sample_result())
     signing = keys.trust("verifier")
     signing.take(keys.signed)
     return await reader.trust.author(subject, data, signing.sign(subject, data), unix_ms())
-
-
-def result():
-    now = unix_ms()
-    return Result(
-        agent_id="a",
-        standing=Standing.TRUSTED,
-        at=now,
-        expires_at=now + 60_000,
-        seq=1,
-        event_number=1,
-        enrolment=1,
-        policy="p@1",
-        worker="w",
-        fence=5,
-    )
 
 
 async def test_who_is_shown_an_old_roster_for_ever_ends_up_believing_nobody(reader, keys, later):
@@ -95,7 +80,7 @@ async def test_a_new_reader_is_not_deceived_either(nats_server, bus, keys, later
     async with connect_client(nats_server.url, trust=trust, timeout_s=0.3) as client:
         subject, signing = subjects.result("a"), keys.trust("verifier")
         signing.take(keys.signed)
-        message = result()
+        message = sample_result()
         await bus.publish_durable(subject, message, message_id="1", headers=signing.sign(subject, encode(message)))
         with pytest.raises(StaleRosterError):
             await client.agent("a", timeout_s=0.3)
@@ -166,7 +151,7 @@ async def test_what_can_not_be_judged_waits_and_is_not_given_up():
 
 async def test_results_are_an_error_and_not_merely_left_out(reader, bus, keys, later):
     later.ahead_ms = 2 * HOUR_MS
-    signing, subject, message = keys.trust("verifier"), subjects.result("a"), result()
+    signing, subject, message = keys.trust("verifier"), subjects.result("a"), sample_result()
     signing.take(keys.signed)
     await bus.publish_durable(subject, message, message_id="1", headers=signing.sign(subject, encode(message)))
     with pytest.raises(StaleRosterError):

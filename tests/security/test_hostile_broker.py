@@ -16,11 +16,12 @@ from attestream.client.connection import Client
 from attestream.config import NotifierConfig, VerifierConfig
 from attestream.errors import SignatureError
 from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
+from devtools.sample_result import sample_result
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
 from schemas.base import decode, encode
 from schemas.commands import AddAgent, Attestation, DeleteAgent, Outcome, PolicyRecord, PublishPolicy, StartAgent, StopAgent
-from schemas.events import DeadLetter, Event, EventKind, Result, Revocation, Standing
+from schemas.events import DeadLetter, Event, EventKind, Revocation, Standing
 from services.notifier.service import notifying
 
 AGENT = "agent-0"
@@ -285,19 +286,7 @@ class TestASubscriber:
 
     @staticmethod
     def result(standing, number, agent_id="a", lease_ms=60_000):
-        now = int(time.time() * 1000)
-        return Result(
-            agent_id=agent_id,
-            standing=standing,
-            at=now,
-            expires_at=now + lease_ms,
-            seq=number,
-            event_number=number,
-            enrolment=1,
-            policy="p@1",
-            worker="w",
-            fence=5,
-        )
+        return sample_result(agent_id, standing, number=number, life_ms=lease_ms)
 
     async def test_is_given_no_forged_replayed_or_redirected_result(self, bus, client, verifier):
         good, failed = self.result(Standing.TRUSTED, 1), self.result(Standing.FAILED, 2)

@@ -10,8 +10,9 @@ from attestream.client.subscription import Source, Subscription
 from attestream.client.tail import POLL_S
 from attestream.errors import ConfigError
 from devtools.pool import eventually
+from devtools.sample_result import sample_result
 from schemas import subjects
-from schemas.events import Event, EventKind, Result, Standing
+from schemas.events import Event, EventKind, Standing
 
 NEVER_S = 40.0
 
@@ -129,20 +130,7 @@ async def test_result_and_its_lapse_are_seen(bus, guest):
     """The server does not announce the end of a result's life to those who listen: it has to be looked for."""
     results = guest.results()
     await results.start()
-    now = int(time.time() * 1000)
-    result = Result(
-        agent_id="a",
-        standing=Standing.TRUSTED,
-        at=now,
-        expires_at=now + 60_000,
-        seq=1,
-        event_number=1,
-        enrolment=1,
-        policy="base@1",
-        worker="w",
-        fence=1,
-    )
-    await bus.publish_durable(subjects.result("a"), result, message_id="r", ttl_s=1)
+    await bus.publish_durable(subjects.result("a"), sample_result(), message_id="r", ttl_s=1)
     async with asyncio.timeout(NEVER_S):
         assert (await anext(results)).standing is Standing.TRUSTED
         assert (await anext(results)).standing is Standing.UNKNOWN

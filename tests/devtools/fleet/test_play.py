@@ -9,8 +9,9 @@ from devtools.fleet.audit import deviations, standings
 from devtools.fleet.machine import Image, Machine
 from devtools.fleet.play import play
 from devtools.fleet.scenario import SHIPPED, Scenario, load
+from devtools.sample_result import sample_result
 from devtools.soft_tpm import KeyPool
-from schemas.events import Event, EventKind, Finding, Result, Revocation, Standing
+from schemas.events import Event, EventKind, Finding, Revocation, Standing
 
 EVENTFUL = """
 doc = "A bit of everything, each with an identity of its own."
@@ -107,10 +108,7 @@ def test_a_failure_that_is_missing_or_blames_another_is_noticed(machine) -> None
 
 
 def test_standings(machine) -> None:
-    good = Result(
-        agent_id="a", standing=Standing.TRUSTED, at=1, expires_at=2, seq=1, event_number=2, enrolment=1, policy="",
-        worker="w", fence=1,
-    )  # fmt: skip
+    good = sample_result(number=2)
     assert standings(Fleet(machine), {"a": good}) == []
     assert "unknown" in standings(Fleet(machine), {})[0]
     machine.intrude()

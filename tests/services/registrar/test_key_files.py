@@ -104,64 +104,78 @@ def loopback(name):
     return Server(name, "127.0.0.1", client, route, web, "127.0.0.1")
 
 
-async def test_a_server_that_was_away_lets_a_revoked_identity_in_no_more(tmp_path, make_agent, monkeypatch):
-    """It has the account's token from before, and its neighbours do not give it the newer one soon."""
-    monkeypatch.setattr(revocations, "COMPARE_S", 0.5)
-    monkeypatch.setattr(revocations, "LOOK_AGAIN_S", 0.5)
-    servers = [loopback(f"bus-{number}") for number in (1, 2, 3)]
-    initialise(tmp_path / "i", accept_ek="any", port=1, servers=servers)
-    place = Installation(tmp_path / "i")
-    running = [BusServer(place.servers / server.name) for server in servers]
-    made = []
+class Cluster:
+    """An installation with three servers, and connections to them."""
 
-    async def connected(who, *places):
-        path = place.credentials(who) if isinstance(who, Role) else None
-        identity = (lambda: who) if isinstance(who, Credentials) else None
-        urls = [server.url for server in places or servers]
+    def __init__(self, directory):
+        self.servers = [loopback(f"bus-{number}") for number in (1, 2, 3)]
+        initialise(directory, accept_ek="any", port=1, servers=self.servers)
+        self.place = Installation(directory)
+        self.running = [BusServer(self.place.servers / server.name) for server in self.servers]
+        self._made = []
+
+    async def connected(self, who, *places):
+        """Connect as a role, or with credentials; to any server, or to those at ``places``."""
         settings = BusSettings(
-            urls=urls,
+            urls=[self.servers[place].url for place in places or range(3)],
             name="test",
-            credentials=path,
-            identity=identity,
-            encryption=Encryption(ca_file=place.tls / "ca.pem"),
+            credentials=self.place.credentials(who) if isinstance(who, Role) else None,
+            identity=(lambda: who) if isinstance(who, Credentials) else None,
+            encryption=Encryption(ca_file=self.place.tls / "ca.pem"),
             reconnect_spread_s=0.1,
         )
-        made.append(await connect(settings))
-        return made[-1]
+        self._made.append(await connect(settings))
+        return self._made[-1]
 
-    async def let_in(who, where):
+    async def lets_in(self, who, place):
+        """Return whether the server at ``place`` takes a connection."""
         try:
-            bus = await connected(who, where)
+            bus = await self.connected(who, place)
         except AttestreamError:
             return False
         await bus.close()
         return True
 
-    try:
-        for each in running:
+    async def start(self):
+        for each in self.running:
             each.start(wait=False)
-        for each in running:
+        for each in self.running:
             each.wait()
-        provisioner = await connected(Role.PROVISIONER)
-        async with asyncio.timeout(60):
-            while not await _provisioned(provisioner):
-                await asyncio.sleep(0.2)
-        enrolment, verifier = await connected(Role.ENROLMENT), await connected(Role.VERIFIER)
-        config = registrar_config(place, tmp_path / "registrar.db")
-        async with serving(await connected(Role.REGISTRAR, *servers[:2]), config):
-            key = NKey.generate(Kind.USER)
-            token = (await enrolled(enrolment, make_agent("a"), key)).bus_token
-            mine = await connected(Credentials(token, key), *servers[:2])
-            assert await let_in(Credentials(token, key), servers[2])
-            running[2].kill()
-            await put_on_record(verifier, "a", EventKind.FAILED)
-            await eventually(lambda: mine.nc.is_closed, 60)
-            running[2].start()
-            async with asyncio.timeout(60):
-                while not await let_in(Role.ENROLMENT, servers[2]) or await let_in(Credentials(token, key), servers[2]):
-                    await asyncio.sleep(0.1)
-    finally:
-        for bus in made:
+        provisioner = await self.connected(Role.PROVISIONER)
+        await eventually(lambda: _provisioned(provisioner), 60)
+
+    async def close(self):
+        for bus in self._made:
             await bus.close()
-        for each in running:
+        for each in self.running:
             each.kill()
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    made = Cluster(tmp_path / "i")
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_a_server_that_was_away_lets_a_revoked_identity_in_no_more(cluster, tmp_path, make_agent, monkeypatch):
+    """It has the account's token from before, and its neighbours do not give it the newer one soon."""
+    monkeypatch.setattr(revocations, "COMPARE_S", 0.5)
+    monkeypatch.setattr(revocations, "LOOK_AGAIN_S", 0.5)
+    enrolment, verifier = await cluster.connected(Role.ENROLMENT), await cluster.connected(Role.VERIFIER)
+    config = registrar_config(cluster.place, tmp_path / "registrar.db")
+    async with serving(await cluster.connected(Role.REGISTRAR, 0, 1), config):
+        key = NKey.generate(Kind.USER)
+        who = Credentials((await enrolled(enrolment, make_agent("a"), key)).bus_token, key)
+        mine = await cluster.connected(who, 0, 1)
+        assert await cluster.lets_in(who, 2)
+        cluster.running[2].kill()
+        await put_on_record(verifier, "a", EventKind.FAILED)
+        await eventually(lambda: mine.nc.is_closed, 60)
+        cluster.running[2].start()
+        async with asyncio.timeout(60):
+            while not await cluster.lets_in(Role.ENROLMENT, 2) or await cluster.lets_in(who, 2):
+                await asyncio.sleep(0.1)
