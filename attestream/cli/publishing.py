@@ -37,6 +37,8 @@ async def hand_in(session: Session, place: Installation, *, again: bool = False)
         # No registrar, or no admin: whoever may write the bucket can do it too.
         try:
             await publish_roster(place, session.urls())
+        except SupersededError:
+            raise
         except AttestreamError as error:
             if again:
                 raise

@@ -12,7 +12,7 @@ from typing import Final
 
 from attestream.embedded.nats import NatsServer
 from attestream.embedded.supervisor import BACKOFF_S, Child, Supervisor
-from attestream.errors import BusError, ConfigError
+from attestream.errors import BusError, ConfigError, SupersededError
 from attestream.installation.configuration import INSECURE
 from attestream.installation.places import IDENTIFIED, Installation, locked
 from schemas.roles import Role
@@ -126,7 +126,11 @@ async def provision(place: Installation, environment: Mapping[str, str]) -> None
     await topology.provision(
         loaded.bus.settings(str(Role.PROVISIONER)), sizes=loaded.limits.sizes(), ages=loaded.retention.ages()
     )
-    await publish_roster(place, loaded.bus.urls)
+    try:
+        await publish_roster(place, loaded.bus.urls)
+    except SupersededError as error:
+        # Every service reads the bus's own, and the installation's file becomes that.
+        _log.warning("the installation's roster is not published: %s", error.message)
 
 
 def _is_loopback(listen: str) -> bool:

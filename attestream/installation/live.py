@@ -1,7 +1,8 @@
-"""The accounts as running servers have them, seen and changed over a connection of the bus's own account."""
+"""What running servers have: the accounts, changed as the bus's own account, and the roster, as the provisioner."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,18 +11,24 @@ from typing import Any, Final
 import msgspec
 import nats.errors
 
+from attestream.bus import keyvalue
 from attestream.bus.connection import Bus, connect
 from attestream.bus.encryption import Encryption
 from attestream.bus.settings import BusSettings
-from attestream.errors import BusError
-from attestream.installation.files import read_secret
+from attestream.errors import BusError, FencedError, SupersededError
+from attestream.installation.files import PUBLIC, read_secret, replace
 from attestream.installation.places import Installation
+from attestream.installation.roster import believed_roster, load_roster
 from schemas import topology
+from schemas.base import encode
 from schemas.roles import Role
 
 _PATIENCE_S: Final = 5.0
 _SERVERS_S: Final = 1.0
 _ATTEMPTS: Final = 3
+
+
+_ROSTER: Final = (topology.CLUSTER.name, topology.KEY_ROSTER)
 
 
 class _Data(msgspec.Struct):
@@ -122,20 +129,54 @@ async def live(place: Installation, urls: Sequence[str]) -> AsyncIterator[Live]:
 
 
 async def publish_roster(place: Installation, urls: Sequence[str]) -> None:
-    """Put the installation's roster where every process looks for it, with the provisioner's credentials.
+    """Put the installation's roster where every process looks for it, as the provisioner, unless it is there.
 
     :raises ConfigError: the credentials are not here.
     :raises ForbiddenError: the servers refuse them.
+    :raises SupersededError: the bus has a newer one, or another one that is as new.
     :raises BusError: the bus can not be reached, or does not store it.
     """
     async with _connected(place, urls, place.credentials(Role.PROVISIONER)) as bus:
-        subject = f"$KV.{topology.CLUSTER.name}.{topology.KEY_ROSTER}"
-        try:
-            reply = await bus.replies.ask(subject, place.roster.read_bytes(), None, _PATIENCE_S)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BusError(f"the bus does not store the roster: {str(error) or type(error).__name__}") from error
-        if b'"error"' in reply.data:
-            raise BusError(f"the bus does not store the roster: {reply.data[:300].decode('ascii', 'replace')}")
+        for _ in range(_ATTEMPTS):
+            there = await keyvalue.get(bus, *_ROSTER)
+            if there is not None and _has(place, there.value):
+                return
+            data, revision = place.roster.read_bytes(), there.revision if there is not None else 0
+            # A registrar that has stored another one meanwhile must not lose it.
+            with contextlib.suppress(FencedError):
+                await keyvalue.put(bus, *_ROSTER, data, expected=revision, timeout_s=_PATIENCE_S)
+                return
+    raise BusError("the bus does not store the roster: others write it all the time")
+
+
+async def take_roster(place: Installation, urls: Sequence[str]) -> None:
+    """Take the bus's roster into the installation if it is newer: a change that began with an older one would not count.
+
+    :raises ConfigError: the credentials are not here, or a file is unusable.
+    :raises ForbiddenError: the servers refuse them.
+    :raises BusError: the bus can not be reached.
+    :raises OSError: it can not be written.
+    """
+    async with _connected(place, urls, place.credentials(Role.PROVISIONER)) as bus:
+        there = await keyvalue.get(bus, *_ROSTER)
+    theirs = believed_roster(place, there.value) if there is not None else None
+    if there is not None and theirs is not None and theirs.version > load_roster(place).version:
+        replace(place.roster, there.value, PUBLIC)
+
+
+def _has(place: Installation, data: bytes) -> bool:
+    """Tell whether what the bus has is the installation's roster; False when that is to take its place."""
+    ours, theirs = load_roster(place), believed_roster(place, data)
+    if theirs is None or theirs.version < ours.version:
+        return False
+    if encode(theirs) == encode(ours):
+        return True
+    raise SupersededError(
+        f"the bus has roster {theirs.version}, made elsewhere, and {place.roster} is {ours.version}",
+        remedy="Put `keys` and `trusted` back as they were before this change, and make it again on the bus's roster."
+        if theirs.version == ours.version
+        else "Any command that connects takes the bus's roster over (`attestream status`); then make the change again.",
+    )
 
 
 @asynccontextmanager

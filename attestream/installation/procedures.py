@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from attestream.credentials.nkey import Kind, NKey
-from attestream.errors import BusError, ConfigError
+from attestream.errors import AttestreamError, BusError, ConfigError
 from attestream.installation.accounts import Accounts, accounts
 from attestream.installation.bus_keys import load_seed
 from attestream.installation.certificate_authority import introduce, is_introduced, next_authority, prune_authorities, take
 from attestream.installation.cluster_secret import prune_cluster_secret, rotate_cluster_secret
-from attestream.installation.live import publish_roster
+from attestream.installation.live import publish_roster, take_roster
 from attestream.installation.places import SYSTEM, Installation
 from attestream.installation.renewal import reload_embedded
 from attestream.installation.root_key import prune_root, rotate_root
@@ -41,12 +42,14 @@ async def rotate_role(
     """Replace the keys of ``role`` and return what was done, for people. ``only`` is ``bus`` or ``signing``, for one of two.
 
     :raises ConfigError: a key that is needed is not here, or the accounts are out of reach.
+    :raises SupersededError: the roster was changed elsewhere at the same moment.
     :raises BusError: the bus refuses.
     """
     done = []
     try:
         # The key that may be away comes first: without it nothing has happened yet.
         if only != "bus" and (role in SIGNING or only == "signing"):
+            await _begin_with_the_newest(place, urls)
             roster = rotate_signing_key(place, role, overlap_s=overlap_s, now_ms=time.time_ns() // 1_000_000)
             done.append(f"{place.service_key(role)}: a new signing key; the roster has version {roster.version}")
             done.append(await _published(place, urls))
@@ -73,8 +76,10 @@ async def rotate_root_key(place: Installation, urls: Sequence[str], *, overlap_s
     """Replace the root key and return what was done, for people. The bus may be away.
 
     :raises ConfigError: the root key is not here, or a file can not be written.
+    :raises SupersededError: the roster was changed elsewhere at the same moment.
     """
     try:
+        await _begin_with_the_newest(place, urls)
         roster = rotate_root(place, overlap_s=overlap_s, now_ms=time.time_ns() // 1_000_000)
     except OSError as error:
         raise ConfigError(f"the root key can not be replaced: {error}") from error
@@ -202,6 +207,7 @@ async def prune(place: Installation, urls: Sequence[str]) -> list[str]:
     """
     done = await prune_accounts(place, urls)
     try:
+        await _begin_with_the_newest(place, urls)
         roster = prune_root(place, now_ms=time.time_ns() // 1_000_000)
         if roster is not None:
             done.append(f"the roster has version {roster.version}, without vouchers of root keys whose time is over")
@@ -245,6 +251,12 @@ async def _see_that_it_is_known(access: Accounts, key: str) -> None:
             f"these servers do not know the new key yet, and would shut everybody out: {', '.join(strangers)}",
             remedy="Start them again with their new configuration, then give this command once more.",
         )
+
+
+async def _begin_with_the_newest(place: Installation, urls: Sequence[str]) -> None:
+    # That the bus is away, or refuses, is said when the change is to be published.
+    with contextlib.suppress(AttestreamError):
+        await take_roster(place, urls)
 
 
 async def _published(place: Installation, urls: Sequence[str]) -> str:

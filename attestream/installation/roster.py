@@ -21,6 +21,18 @@ def load_roster(place: Installation) -> Roster:
     return open_roster(signed_roster(place), _root_keys(place))[0]
 
 
+def believed_roster(place: Installation, data: bytes) -> Roster | None:
+    """Return the roster in ``data`` if the installation believes it.
+
+    :raises ConfigError: the root's public key can not be read.
+    """
+    roots = _root_keys(place)
+    try:
+        return open_roster(decode(data, Signed), roots)[0]
+    except (AttestreamError, SchemaError):
+        return None
+
+
 def signed_roster(place: Installation) -> Signed:
     """Return the roster of an installation as it travels; nothing is verified.
 
