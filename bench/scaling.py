@@ -17,6 +17,7 @@ from bench.growth import Growth, Stage
 from bench.holdings import Held, Spent
 from bench.pool import Pool, Share
 from bench.report import Figure, Report, against
+from devtools.docs.sizing import GROWTH, PROCESSES
 
 POOL_AGENTS: Final = 2_000
 OWN_AGENTS: Final = 10_000
@@ -24,7 +25,6 @@ ALL_AGENTS: Final = 50_000
 INTERVAL_S: Final = 60.0
 MOST_SPREAD: Final = 0.1
 
-PROCESSES: Final = ("worker", "server", "registrar", "notifier")
 _CREDENTIALS: Final = (
     "A secure installation: everybody has an identity on the bus, everything is signed and checked; SQLite; no TLS on the "
     "loopback interface. The agents, all in one process, sign real quotes with P-256 keys. CPU from /proc/<pid>/stat; all "
@@ -63,7 +63,7 @@ def show_pool(report: Report, found: Pool, agents: int) -> None:
         f"this machine together can do it. CPU seconds for 1,000 attestations, over {pool.WINDOW_S:g} s, "
         f"{pool.BALANCED_S:g} s after a worker has come or gone. Balance: agents of a worker, the farthest from the mean."
     )
-    head = ["interval", "workers", "rate", *(f"{name}, s" for name in PROCESSES), "balance", "partitions"]
+    head = ["interval", "workers", "rate", *(f"{shown}, s" for shown in PROCESSES.values()), "balance", "partitions"]
     report.table("scaling: workers", head, rows, caption, figures)
 
 
@@ -94,13 +94,7 @@ def show_growth(report: Report, found: Growth) -> None:
     figures |= {f"scaling_idle_{name}_cores": round(found.idle.cores(name), 4) for name in PROCESSES}
     for prefix, stage in (("scaling_own_", found.own), ("scaling_all_", found.everybody)):
         figures |= _stage(prefix, stage)
-    stages = (found.own, found.everybody)
-    rows = [
-        ("connections", "own", "one for all"),
-        *(_row(what, unit, figures, key) for what, unit, key in _ROWS),
-        ("lapses", *(against(stage.lapses, 0, more=False) for stage in stages)),
-        ("... by the restart", *(against(stage.restart_lapses, 0, more=False) for stage in stages)),
-    ]
+    rows = [("connections", "own", "one for all"), *(_row(what, unit, figures, key) for what, key, unit in GROWTH)]
     caption = (
         f"{_CREDENTIALS} Every {found.interval_s:g} s. Memory: unique set size. Restart: the worker is stopped in order and "
         "started; until it owned, had challenged, and had attested all. What of the server's CPU and memory belongs to "
@@ -110,24 +104,11 @@ def show_growth(report: Report, found: Growth) -> None:
     report.table("scaling: one worker", head, rows, caption, figures)
 
 
-_ROWS: Final = (
-    ("taken in, after", " s", "taken_in_s"),
-    ("attestations", "/s", "rate"),
-    *((f"CPU of the {name}", " cores", f"{name}_cores") for name in PROCESSES),
-    ("interval, p50", " s", "gap_p50_s"),
-    ("... p99", " s", "gap_p99_s"),
-    *((f"memory of the {name}", " MiB", f"{name}_mib") for name in PROCESSES),
-    ("verifier's database", " MiB", "verifier_db_mib"),
-    ("registrar's database", " MiB", "registrar_db_mib"),
-    ("streams' files", " MiB", "disk_mib"),
-    ("restart: owned", " s", "loaded_s"),
-    ("... challenged", " s", "ready_s"),
-    ("... attested", " s", "again_s"),
-)
-
-
 def _row(what: str, unit: str, figures: dict[str, Figure], key: str) -> tuple[str, ...]:
-    return (what, *(f"{figures[f'scaling_{stage}_{key}']:,}{unit}" for stage in ("own", "all")))
+    values = [figures[f"scaling_{stage}_{key}"] for stage in ("own", "all")]
+    if key.endswith("lapses"):
+        return (what, *(against(float(value), 0, more=False) for value in values))
+    return (what, *(f"{value:,}{unit}" for value in values))
 
 
 def _stage(prefix: str, stage: Stage) -> dict[str, Figure]:

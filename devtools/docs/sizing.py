@@ -29,8 +29,8 @@ RENEWED_S: Final = 2_400
 RECORD_MIB: Final = 4_096
 """Default size of the stream EVENTS."""
 
-_PROCESSES: Final = ("worker", "server", "registrar", "notifier")
-_NAMES: Final = {"worker": "worker", "server": "nats-server", "registrar": "registrar", "notifier": "notifier"}
+PROCESSES: Final = {"worker": "worker", "server": "nats-server", "registrar": "registrar", "notifier": "notifier"}
+"""What is measured of an installation: name in the figures -> name in tables."""
 _MIB: Final = 2**20
 
 
@@ -117,7 +117,7 @@ def document(results: Path = RESULTS) -> str:
         _record(measured),
         "## Where that comes from",
         _FORMULAS,
-        table(("", *(_NAMES[name] for name in _PROCESSES)), _costs(measured)),
+        table(("", *PROCESSES.values()), _costs(measured)),
         table(("Stored", "Bytes"), _stored(measured)),
         "## What was measured",
         "One worker; restart: from the start of the process until it owned, had challenged, and had attested all.",
@@ -225,7 +225,7 @@ def _held(measured: Measured) -> Iterable[tuple[str, ...]]:
         star = "*" if agents > measured.number("all_agents") else ""
         connected = "*" if agents > measured.number("own_agents") else ""
         memory = {
-            name: measured.number(f"empty_{name}_mib") + agents * measured.agent_bytes(name) / _MIB for name in _PROCESSES
+            name: measured.number(f"empty_{name}_mib") + agents * measured.agent_bytes(name) / _MIB for name in PROCESSES
         }
         rows = [agents * measured.stored_bytes(what) / _MIB for what in ("verifier_db", "registrar_db", "results")]
         several = agents > ONE_MACHINE
@@ -258,11 +258,11 @@ A notifier needs {measured.number("all_notifier_mib"):.0f} MiB, however many age
 
 
 def _costs(measured: Measured) -> Iterable[tuple[str, ...]]:
-    yield "at rest, cores", *(f"{measured.idle_cores(name):.3f}" for name in _PROCESSES)
+    yield "at rest, cores", *(f"{measured.idle_cores(name):.3f}" for name in PROCESSES)
     for label, often in (("CPU of an attestation, every 2 s", True), ("... when each renews a result", False)):
-        yield label, *(f"{measured.attestation_us(name, often=often):,.0f} us" for name in _PROCESSES[:2]), "", ""
-    yield "memory without agents", *(f"{measured.number(f'empty_{name}_mib'):,.0f} MiB" for name in _PROCESSES)
-    yield "memory of an agent", *(f"{measured.agent_bytes(name):,.0f} bytes" for name in _PROCESSES)
+        yield label, *(f"{measured.attestation_us(name, often=often):,.0f} us" for name in list(PROCESSES)[:2]), "", ""
+    yield "memory without agents", *(f"{measured.number(f'empty_{name}_mib'):,.0f} MiB" for name in PROCESSES)
+    yield "memory of an agent", *(f"{measured.agent_bytes(name):,.0f} bytes" for name in PROCESSES)
 
 
 def _stored(measured: Measured) -> Iterable[tuple[str, str]]:
@@ -275,20 +275,21 @@ def _stored(measured: Measured) -> Iterable[tuple[str, str]]:
         yield label, f"{measured.stored_bytes(what):,.0f}"
 
 
-_GROWTH: Final = (
+GROWTH: Final = (
     ("taken in by signed commands, all trusted after", "taken_in_s", " s"),
     ("attestations", "rate", "/s"),
-    *((f"CPU: {_NAMES[name]}", f"{name}_cores", " cores") for name in _PROCESSES),
+    *((f"CPU: {shown}", f"{name}_cores", " cores") for name, shown in PROCESSES.items()),
     ("interval kept, p50", "gap_p50_s", " s"),
     ("... p99", "gap_p99_s", " s"),
     ("lapses, agents called unreachable", "lapses", ""),
-    *((f"memory: {_NAMES[name]}", f"{name}_mib", " MiB") for name in _PROCESSES),
+    *((f"memory: {shown}", f"{name}_mib", " MiB") for name, shown in PROCESSES.items()),
     ("files of the streams", "disk_mib", " MiB"),
     ("restart: owned", "loaded_s", " s"),
     ("... challenged", "ready_s", " s"),
     ("... attested", "again_s", " s"),
     ("lapses, agents called unreachable by that", "restart_lapses", ""),
 )
+"""What is told of one worker with so many agents: in words, name of the figure behind that of the stage, unit."""
 
 
 def _growth(measured: Measured) -> str:
@@ -299,7 +300,7 @@ def _growth(measured: Measured) -> str:
     )
     rows = (
         (label, *(f"{measured.number(f'{stage}_{key}'):,g}{unit}" for stage in ("own", "all")))
-        for label, key, unit in _GROWTH
+        for label, key, unit in GROWTH
     )
     return table(head, rows)
 
