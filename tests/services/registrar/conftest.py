@@ -3,16 +3,20 @@
 import secrets
 
 import pytest
+from sqlalchemy import func, select
 
 from attestream.bus import stored
 from attestream.config import DatabaseUrl, LimitsConfig, RegistrarConfig
+from attestream.database import open_engine, reading
+from devtools.pool import eventually
 from devtools.soft_agent import SoftAgent
 from devtools.soft_tpm import KeyPool, SoftTpm
 from schemas import subjects, topology
 from schemas.base import decode, encode
-from schemas.enrolment import ActivateRequest, EnrolChallenge, Enrolled
-from schemas.events import Event
+from schemas.enrolment import ActivateRequest, AgentQuery, EnrolChallenge, Enrolled, Identity
+from schemas.events import Event, EventKind
 from services.registrar.service import serving
+from services.registrar.tables import challenge
 
 
 class Clock:
@@ -103,3 +107,50 @@ def events(bus):
         return [decode(message.data, Event) for message in batch.messages]
 
     return read
+
+
+@pytest.fixture
+def on_record(events):
+    """Waits until the events about an agent are of these kinds and enrolment numbers."""
+
+    async def wait(agent_id: str, *wanted: tuple[EventKind, int]) -> None:
+        async def there() -> bool:
+            return [(event.kind, event.enrolment) for event in await events(agent_id)] == list(wanted)
+
+        await eventually(there)
+
+    return wait
+
+
+@pytest.fixture
+def identity(bus):
+    """Asks the registrar who an agent is."""
+
+    async def ask(agent_id: str) -> Identity:
+        return await bus.request(subjects.QUERY_REGISTRAR_AGENT, AgentQuery(agent_id=agent_id), Identity)
+
+    return ask
+
+
+@pytest.fixture
+def challenge_of(bus):
+    """Has the registrar challenge an agent."""
+
+    async def ask(agent, request) -> EnrolChallenge:
+        return await bus.request(subjects.REGISTRAR_ENROL, request, EnrolChallenge)
+
+    return ask
+
+
+@pytest.fixture
+def pending(database_url):
+    """Counts the pending challenges in the database."""
+
+    async def count() -> int:
+        engine = open_engine(database_url)
+        async with reading(engine) as connection:
+            number = (await connection.execute(select(func.count()).select_from(challenge))).scalar_one()
+        await engine.dispose()
+        return number
+
+    return count
