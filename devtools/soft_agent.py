@@ -77,7 +77,7 @@ class SoftAgent:
         """Extend the PCRs as the firmware and boot loaders did that wrote ``log``, and send it when it is asked for."""
         for event in parse_log(log).events:
             if event.kind != NO_ACTION:
-                values = {BANKS[digest.algorithm]: digest.value for digest in event.digests}
+                values = {BANKS[algorithm]: value for algorithm, value in event.digests}
                 self.tpm.extend(event.pcr, {bank: value for bank, value in values.items() if bank in self.tpm.banks})
         self.boot_log = log
 

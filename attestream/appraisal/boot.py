@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from attestream.appraisal.document import check_keys, shown
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.uefi.claims import BootClaims, draw_claims
+from attestream.uefi.contents import NO_FORMS, Forms, signature_forms
 from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
 from attestream.uefi.frozen import frozen
 from attestream.uefi.kinds import NO_ACTION
@@ -57,6 +59,8 @@ class BootRules:
     """One for each reference state."""
     expected: Expectations | None = None
     """What must hold besides."""
+    signatures: Forms = field(default_factory=dict)
+    """Forms of the signatures in the reference states."""
 
 
 def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN, bank: str = "sha256") -> BootRules:
@@ -89,6 +93,7 @@ def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN, bank
         judges=bool(policy.pcrs),
         tests=tuple(_test(policy, state, number) for number, state in enumerate(states or [{}])),
         expected=expected,
+        signatures=signature_forms(signature for state in states for signature in policy.signatures(state)),
     )
 
 
@@ -147,7 +152,8 @@ def appraise_boot_log(
         if claims is None:
             return False
         good = rules.expected is None or judge_expectations(rules.expected, parsed, claims, findings)
-        return _is_good(proven_dictionary(parsed, bank, proven, known), rules, findings) and good
+        dictionary = proven_dictionary(parsed, bank, proven, known, rules.signatures)
+        return _is_good(dictionary, rules, findings) and good
     except MalformedError as error:
         findings.add("boot.log-malformed", "", printable(f"The boot log can not be read: {error.message}."))
         return False
@@ -159,7 +165,7 @@ def _proven_claims(
     bank: str,
     rules: BootRules,
     findings: Collector,
-    known: Sequence[Known],
+    known: Sequence[Known | None],
 ) -> BootClaims | None:
     """Return what the log says that the quote proves; None when it does not prove what the rules judge."""
     if BANK_IDS.get(bank) not in log.algorithms:
@@ -182,7 +188,13 @@ def _proven_claims(
     return None if wrong else claims
 
 
-def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes], known: Sequence[Known] = ()) -> dict[str, Any]:
+def proven_dictionary(
+    log: EventLog,
+    bank: str,
+    proven: Mapping[int, bytes],
+    known: Sequence[Known | None] = (),
+    forms: Forms = NO_FORMS,
+) -> dict[str, Any]:
     """Return the dictionary form of ``log`` with nothing in it that a quote leaves open.
 
     Events of other PCRs are left out, as are digests and PCR values of other banks, and EV_NO_ACTION events but for the
@@ -190,6 +202,7 @@ def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes], kno
 
     :param proven: quoted PCR -> value in ``bank``, to which the log replays.
     :param known: what a memo knows of the events in that bank; the parts that come from there can not be changed.
+    :param forms: those of signatures; these can not be changed either.
     :raises TooLargeError: over 8,192 events.
     :raises MalformedError: when an event can not be decoded.
     """
@@ -197,26 +210,20 @@ def proven_dictionary(log: EventLog, bank: str, proven: Mapping[int, bytes], kno
     events = [] if log.header is None else [describe_header(log, log.header)]
     algorithm = BANK_IDS[bank]
     pcrs: set[int] = set()
-    recalled: Sequence[Known | None] = known or [None] * len(log.events)
-    for event, before in zip(log.events, recalled, strict=True):
+    for event, before in zip(log.events, known or repeat(None, len(log.events)), strict=True):
         pcr = event.pcr
-        if pcr not in proven or event.kind == NO_ACTION:
-            continue
-        described = describe_event(event, algorithm) if before is None else _recalled(event, algorithm, before)
-        events.append({"EventNum": event.number, **described})
-        pcrs.add(pcr)
+        if pcr in proven and event.kind != NO_ACTION:
+            found = describe_event(event, algorithm, forms) if before is None else _recalled(event, algorithm, before)
+            events.append(found)
+            pcrs.add(pcr)
     values = {pcr: int.from_bytes(proven[pcr], "big") for pcr in sorted(pcrs)}
     return {"version": FORM_VERSION, "events": events, "pcrs": {bank: values} if values else None}
 
 
-def _recalled(event: Event, algorithm: int, known: Known) -> Mapping[str, Any]:
-    if known.described is not None:
-        return known.described
-    described = describe_event(event, algorithm)
-    if known.seen:
-        known.described = frozen(described)
-    known.seen = True
-    return described
+def _recalled(event: Event, algorithm: int, known: Known) -> dict[str, Any]:
+    if known.described is None:
+        known.described = frozen(describe_event(event, algorithm))
+    return {**known.described, "EventNum": event.number}
 
 
 def _is_good(dictionary: Mapping[str, Any], rules: BootRules, findings: Collector) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from attestream.uefi.scalars import c_text
 from attestream.uefi.signatures import SignatureList
 from attestream.uefi.variables import LoadOption
 
@@ -117,10 +118,18 @@ class PartitionTable(Claim, frozen=True, gc=False):
 
 
 class BootCommand(Claim, frozen=True, gc=False):
-    """A command that GRUB ran, or a command line that it passed on. ``label`` (grub_cmd ...) is the log's word."""
+    """A command that GRUB ran, or a command line that it passed on. ``label`` (grub_cmd ...) is the log's word.
+
+    ``command`` is the text as it was logged: there are hundreds, and few are looked at.
+    """
 
     label: str
-    text: str
+    command: bytes
+
+    @property
+    def text(self) -> str:
+        """The command."""
+        return c_text(self.command)
 
 
 class KernelCommandLine(Claim, frozen=True, gc=False):

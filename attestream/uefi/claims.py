@@ -8,7 +8,8 @@ Profile 1.06, section 10.4; for boot loaders: GRUB ``tpm.c``, shim ``tpm.c``, sy
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -19,10 +20,10 @@ from attestream.uefi import kinds
 from attestream.uefi.device_path import device_path_text
 from attestream.uefi.guid import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, guid_text
 from attestream.uefi.layout import TPM, Layout
-from attestream.uefi.loader_claims import SECTIONS, loader_claim
+from attestream.uefi.loader_claims import COMMANDS, SECTIONS, grub_command, loader_claim
 from attestream.uefi.log import Event, EventLog
 from attestream.uefi.memo import Known
-from attestream.uefi.replay import differing_pcrs, replay_bank
+from attestream.uefi.replay import BANK_IDS, HASHERS, differing_pcrs, replay_bank
 from attestream.uefi.scalars import c_text, utf16_text
 from attestream.uefi.signatures import parse_signature_lists
 from attestream.uefi.variables import is_boot_option, parse_boot_order, parse_load_option, parse_variable
@@ -89,7 +90,7 @@ class BootClaims(NamedTuple):
 
 
 def draw_claims(
-    log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM, known: Sequence[Known] = ()
+    log: EventLog, bank: str, quoted: Mapping[int, bytes], *, layout: Layout = TPM, known: Sequence[Known | None] = ()
 ) -> BootClaims:
     """Return the claims of ``log`` that the PCR values ``quoted`` prove: PCR -> value in ``bank``, from a checked quote.
 
@@ -106,7 +107,7 @@ def draw_claims(
     rejected: list[Rejected] = []
     boot = _Boot(bank, layout)
     believed = frozenset(proven)
-    recalled = known if known and layout is TPM else [None] * len(log.events)
+    recalled: Iterable[Known | None] = known if known and layout is TPM else repeat(None, len(log.events))
     for event, before in zip(log.events, recalled, strict=True):
         if event.pcr not in believed or event.kind == kinds.NO_ACTION:
             continue
@@ -134,15 +135,23 @@ class _Boot:
     """Reads the events of one boot in order: what an event may claim depends on those before it."""
 
     def __init__(self, bank: str, layout: Layout) -> None:
-        self.bank = bank
+        self._bank = bank
+        self._algorithm = BANK_IDS[bank]
+        self._hasher = HASHERS[bank]
+        self._commands = None if layout.loaders is not None else COMMANDS
         self._layout = layout
         self._separated: set[int] = set()
         self._section = ""
         self._config_seen: set[tuple[str, str]] = set()
 
     def read(self, event: Event) -> claim.Claim | None:
-        measured = Measured(event, self.bank)
         kind = event.kind
+        if kind == kinds.IPL and event.pcr == self._commands:
+            # GRUB's commands are most of a log: they take a short way.
+            for algorithm, digest in event.digests:
+                if algorithm == self._algorithm and (command := grub_command(event, digest, self._hasher)):
+                    return command
+        measured = Measured(event, self._bank)
         if kind in _LOADERS:
             found, self._section = loader_claim(measured, self._section, self._layout)
             return found

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from struct import Struct
 from typing import Any, Final
 
 from attestream.errors import MalformedError
 from attestream.uefi import kinds
 from attestream.uefi.device_path import device_path_text
+from attestream.uefi.frozen import FrozenDict, SignatureForms
 from attestream.uefi.guid import guid_text
 from attestream.uefi.log import Event
 from attestream.uefi.replay import STARTUP_LOCALITY
 from attestream.uefi.scalars import block, c_text, plain, string_text, utf16_text
-from attestream.uefi.signatures import OWNER_SIZE, Owners, SignatureList, parse_signature_lists
+from attestream.uefi.signatures import OWNER_SIZE, Owners, parse_signature_lists
 from attestream.uefi.variables import Variable, is_boot_option, parse_boot_order, parse_load_option, parse_variable
 
 _BLOB: Final = Struct("<QQ")
@@ -27,17 +29,42 @@ _DER_CERTIFICATE: Final = b"\x30\x82"
 _VENDOR_DB_HEADER: Final = 100
 _SIGNATURE_VARIABLES: Final = frozenset({"PK", "KEK", "db", "dbx"})
 
+Forms = Mapping[bytes, FrozenDict]
+"""EFI_SIGNATURE_DATA -> its form, of signatures that logs are expected to have: a dbx has hundreds."""
+NO_FORMS: Final[Forms] = {}
 
-def event_contents(event: Event) -> Any:
+
+def event_contents(event: Event, forms: Forms = NO_FORMS) -> Any:
     """Return what the dictionary form shows for the data of ``event``, which is not empty.
+
+    ``forms``, of :func:`signature_forms`, only save time.
 
     :raises MalformedError: when the data is not what the event type says.
     """
     decode = _DECODERS.get(event.kind)
-    return decode(event) if decode else event.data[:_SHOWN_BYTES].hex()
+    if decode is not None:
+        return decode(event)
+    return _variable(event, forms) if event.kind in kinds.VARIABLES else event.data[:_SHOWN_BYTES].hex()
 
 
-def _variable(event: Event) -> dict[str, Any]:
+def signature_forms(signatures: Iterable[Mapping[str, str]]) -> Forms:
+    """Return the forms of ``signatures``, each an owner (``SignatureOwner``) and data in hexadecimal (``SignatureData``).
+
+    What is no GUID or no hexadecimal text is in no log and left out.
+    """
+    owners, forms = Owners(), dict[bytes, FrozenDict]()
+    for signature in signatures:
+        owner, data = signature["SignatureOwner"], signature["SignatureData"]
+        try:
+            raw = uuid.UUID(owner).bytes_le + bytes.fromhex(data)
+        except (AttributeError, TypeError, ValueError):  # not even text, or another text
+            continue
+        # Made of the bytes as that of any other: a form is right for them whatever the text looked like.
+        forms[raw] = FrozenDict(_signature(raw, owners))
+    return forms
+
+
+def _variable(event: Event, forms: Forms) -> dict[str, Any]:
     variable = parse_variable(event)
     described: dict[str, Any] = {
         "VariableName": variable.vendor,
@@ -46,7 +73,9 @@ def _variable(event: Event) -> dict[str, Any]:
         "UnicodeName": plain(variable.name),
     }
     decode = _VARIABLE_DECODERS[event.kind].get("Boot####" if is_boot_option(variable.name) else variable.name)
-    if decode:
+    if event.kind == kinds.EFI_VARIABLE_DRIVER_CONFIG and variable.name in _SIGNATURE_VARIABLES:
+        described["VariableData"] = _signature_lists(event, variable, forms)
+    elif decode:
         described["VariableData"] = decode(event, variable)
     elif variable.data:
         described["VariableData"] = variable.data.hex()
@@ -59,36 +88,34 @@ def _switch(event: Event, variable: Variable) -> dict[str, str]:
     return {"Enabled": "Yes" if any(variable.data) else "No"}
 
 
-def _signature_lists(event: Event, variable: Variable) -> list[dict[str, Any]] | None:
+def _signature_lists(event: Event, variable: Variable, forms: Forms) -> list[dict[str, Any]] | None:
     lists = parse_signature_lists(variable.data, f"{variable.name} in event {event.number} of the event log")
+    owners = Owners()
     return [
         {
             "SignatureType": found.kind,
             "SignatureListSize": found.size,
             "SignatureHeaderSize": 0,
             "SignatureSize": found.signature_size,
-            "Keys": _keys(found) or None,
+            "Keys": _keys(found.pieces(), owners, forms),
         }
         for found in lists
     ] or None
 
 
-def _keys(found: SignatureList) -> list[dict[str, Any]]:
-    owners = Owners()
-    return [
-        {"SignatureOwner": owners[owner], "SignatureData": plain(text) if (text := data.hex()).isdigit() else text}
-        for owner, data in found.pairs()
-    ]
+def _keys(pieces: list[bytes], owners: Owners, forms: Forms) -> SignatureForms | None:
+    return SignatureForms([forms.get(raw) or _signature(raw, owners) for raw in pieces], pieces) if pieces else None
 
 
 def _authority(event: Event, variable: Variable) -> list[dict[str, Any]]:
     if len(variable.data) < OWNER_SIZE:
         raise _malformed(event, f"a signature of {len(variable.data)} bytes")
-    return [_signature(guid_text(variable.data), variable.data[OWNER_SIZE:])]
+    return [_signature(variable.data, Owners())]
 
 
-def _signature(owner: str, data: bytes) -> dict[str, Any]:
-    return {"SignatureOwner": owner, "SignatureData": plain(data.hex())}
+def _signature(raw: bytes, owners: Owners) -> dict[str, Any]:
+    text = raw[OWNER_SIZE:].hex()
+    return {"SignatureOwner": owners[raw[:OWNER_SIZE]], "SignatureData": plain(text) if text.isdigit() else text}
 
 
 def _sbat_level(_event: Event, variable: Variable) -> dict[str, str]:
@@ -128,10 +155,7 @@ def _vendor_db(_event: Event, variable: Variable) -> Any:
     return found or data.hex()
 
 
-_CONFIG_VARIABLES: Final[dict[str, Callable[[Event, Variable], Any]]] = {
-    **dict.fromkeys(_SIGNATURE_VARIABLES, _signature_lists),
-    "SecureBoot": _switch,
-}
+_CONFIG_VARIABLES: Final[dict[str, Callable[[Event, Variable], Any]]] = {"SecureBoot": _switch}
 _BOOT_VARIABLES: Final[dict[str, Callable[[Event, Variable], Any]]] = {"BootOrder": _boot_order, "Boot####": _boot_option}
 _AUTHORITY_VARIABLES: Final[dict[str, Callable[[Event, Variable], Any]]] = {
     "MokListTrusted": _switch,
@@ -231,7 +255,6 @@ def _malformed(event: Event, what: str) -> MalformedError:
 
 
 _DECODERS: Final[dict[int, Callable[[Event], Any]]] = {
-    **dict.fromkeys(kinds.VARIABLES, _variable),
     kinds.POST_CODE: _post_code,
     kinds.S_CRTM_CONTENTS: _firmware_blob,
     kinds.EFI_PLATFORM_FIRMWARE_BLOB: _firmware_blob,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from attestream.errors import TooLargeError
-from attestream.uefi.contents import event_contents
+from attestream.uefi.contents import NO_FORMS, Forms, event_contents
 from attestream.uefi.kinds import NAMES
 from attestream.uefi.log import Event, EventLog
 from attestream.uefi.parser import parse_log
@@ -55,7 +55,7 @@ def describe(parsed: EventLog) -> dict[str, Any]:
     """
     check_describable(parsed)
     events = [] if parsed.header is None else [describe_header(parsed, parsed.header)]
-    events += [{"EventNum": event.number, **describe_event(event)} for event in parsed.events]
+    events += map(describe_event, parsed.events)
     pcrs = {
         bank: {pcr: int.from_bytes(value, "big") for pcr, value in sorted(values.items())}
         for bank, values in replay_as_printed(parsed).items()
@@ -80,7 +80,7 @@ def describe_header(parsed: EventLog, event: Event) -> dict[str, Any]:
         "EventNum": 0,
         "PCRIndex": event.pcr,
         "EventType": _kind(event.kind),
-        "Digest": event.digests[0].value.hex(),
+        "Digest": event.digests[0][1].hex(),
         "EventSize": len(event.data),
     }
     if spec_id is not None:
@@ -104,26 +104,27 @@ def describe_header(parsed: EventLog, event: Event) -> dict[str, Any]:
     return described
 
 
-def describe_event(event: Event, only: int | None = None) -> dict[str, Any]:
-    """Return the dictionary form of ``event`` without its number.
+def describe_event(event: Event, only: int | None = None, forms: Forms = NO_FORMS) -> dict[str, Any]:
+    """Return the dictionary form of ``event``.
 
     :param only: TPM_ALG_ID of the bank whose digests are shown; all are without it.
+    :param forms: those of signatures, of :func:`attestream.uefi.contents.signature_forms`; they only save time.
     :raises MalformedError: when its data is not what the event type says.
     """
-    _number, _offset, pcr, kind, digests, data = event
     shown = []
-    for algorithm, value in digests:
+    for algorithm, value in event.digests:
         if only is None or algorithm == only:
-            shown.append({"AlgorithmId": _algorithm(algorithm), "Digest": value.hex()})
+            shown.append({"AlgorithmId": _ALGORITHM_NAMES.get(algorithm, _UNKNOWN_ALGORITHM), "Digest": value.hex()})
     described: dict[str, Any] = {
-        "PCRIndex": pcr,
-        "EventType": _kind(kind),
+        "EventNum": event.number,
+        "PCRIndex": event.pcr,
+        "EventType": _KIND_NAMES.get(event.kind, _UNKNOWN_KIND),
         "DigestCount": len(shown),
         "Digests": shown or None,
-        "EventSize": len(data),
+        "EventSize": len(event.data),
     }
-    if data:
-        described["Event"] = event_contents(event)
+    if event.data:
+        described["Event"] = event_contents(event, forms)
     return described
 
 

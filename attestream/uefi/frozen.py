@@ -21,22 +21,32 @@ class FrozenDict(dict[str, Any]):
 
 
 class FrozenList(list[Any]):
-    """A list that refuses changes. ``gathered`` is room for what is worked out of it: names of fields -> their values."""
+    """A list that refuses changes."""
 
-    __slots__ = ("gathered",)
-
-    def __init__(self, members: list[Any]) -> None:
-        super().__init__(members)
-        self.gathered: dict[tuple[str, ...], set[Any]] = {}
+    __slots__ = ()
 
     __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = remove = _refusal
     reverse = sort = _refusal
 
 
+class SignatureForms(FrozenList):
+    """The dictionary forms of the signatures of one list, and in ``pieces`` what each was made of: EFI_SIGNATURE_DATA."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, forms: list[Any], pieces: list[bytes]) -> None:
+        super().__init__(forms)
+        self.pieces = pieces
+
+
 def frozen(value: Any) -> Any:
     """Return ``value``, of JSON, in a form that can not be changed."""
+    if isinstance(value, FrozenDict):
+        return value
     if isinstance(value, dict):
         return FrozenDict({key: frozen(item) for key, item in value.items()})
+    if isinstance(value, SignatureForms):
+        return SignatureForms([frozen(item) for item in value], value.pieces)
     if isinstance(value, list):
         return FrozenList([frozen(item) for item in value])
     return value

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from attestream.uefi import claim_kinds as claim
 from attestream.uefi import kinds
 from attestream.uefi.layout import Layout
+from attestream.uefi.log import Event
 from attestream.uefi.scalars import c_text, utf16_text
 from attestream.uefi.view import Measured
 
-_COMMANDS: Final = 8
+COMMANDS: Final = 8
 _FILES: Final = 9
 SECTIONS: Final = 11
 _PARAMETERS: Final = 12
@@ -34,8 +35,8 @@ def loader_claim(measured: Measured, section: str, layout: Layout) -> tuple[clai
 
     :raises MalformedError: when the event's data is not what was measured, where it should be.
     """
-    _number, _offset, pcr, kind, _digests, _data = measured.event
-    if kind == kinds.EVENT_TAG:
+    pcr = measured.event.pcr
+    if measured.event.kind == kinds.EVENT_TAG:
         return _tagged(measured), section
     if pcr == layout.loaders:
         command = _grub_command(measured)
@@ -57,15 +58,21 @@ def _command(measured: Measured) -> claim.Claim:
 
 
 def _grub_command(measured: Measured) -> claim.Claim | None:
-    """GRUB measures the text behind a label, with or without its NUL."""
-    number, _offset, pcr, _kind, _digests, data = measured.event
-    label, space, text = data.partition(b" ")
-    if not space or not (measured.is_digest_of(text.removesuffix(b"\0")) or measured.is_digest_of(text)):
+    return grub_command(measured.event, measured.digest, measured.hasher)
+
+
+def grub_command(event: Event, digest: bytes, hasher: Callable[[bytes], Any]) -> claim.Claim | None:
+    """Return the claim of an event of GRUB with ``digest`` in the bank of ``hasher``; None when GRUB did not measure it.
+
+    GRUB measures the text behind a label, with or without its NUL.
+    """
+    label, space, text = event.data.partition(b" ")
+    if not space or (hasher(text.removesuffix(b"\0")).digest() != digest and hasher(text).digest() != digest):
         return None
-    name = c_text(label).removesuffix(":")
+    name = "grub_cmd" if label == b"grub_cmd:" else c_text(label).removesuffix(":")
     if name == _KERNEL_LABEL:
-        return claim.KernelCommandLine(number, pcr, c_text(text), "grub")
-    return claim.BootCommand(number, pcr, name, c_text(text))
+        return claim.KernelCommandLine(event.number, event.pcr, c_text(text), "grub")
+    return claim.BootCommand(event.number, event.pcr, name, text)
 
 
 def _parameters(measured: Measured) -> claim.Claim:
@@ -115,7 +122,7 @@ def _text(data: bytes) -> str:
 
 
 _DECODERS: Final[dict[int, Callable[[Measured], claim.Claim]]] = {
-    _COMMANDS: _command,
+    COMMANDS: _command,
     _PARAMETERS: _parameters,
     _OWNER_KEYS: _owner_keys,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 PCR_COUNT: Final = 24
 """PCRs of a PC Client TPM (TCG PC Client Platform TPM Profile, section 4.6)."""
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
@@ -12,14 +14,11 @@ MAX_DIGESTS: Final = 16
 """Digests an event may carry: one for each PCR bank."""
 
 
-class Digest(NamedTuple):
-    """A digest of one PCR bank: TPM_ALG_ID and value."""
-
-    algorithm: int
-    value: bytes
+Digest = tuple[int, bytes]
+"""A digest of one PCR bank: TPM_ALG_ID and value."""
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event. ``number`` counts from 0 with the header as event 0 of a crypto-agile log; ``offset`` is in bytes."""
 
     number: int

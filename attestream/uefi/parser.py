@@ -73,12 +73,12 @@ def _legacy_event(data: bytes, at: int, number: int) -> tuple[Event, int]:
     end = start + size
     if end > len(data):
         raise _truncated(number, at, len(data))
-    return Event(number, at, pcr, kind, (Digest(_SHA1, digest),), data[start:end]), end
+    return Event(number, at, pcr, kind, ((_SHA1, digest),), data[start:end]), end
 
 
 def _parse_spec_id(event: Event) -> SpecId:
     body = event.data
-    if event.pcr not in _HEADER_PLACES or any(event.digests[0].value):
+    if event.pcr not in _HEADER_PLACES or any(event.digests[0][1]):
         raise MalformedError(f"the event log's header names PCR {event.pcr} or has a digest that is not zero")
     if len(body) < _SPEC_ID.size:
         raise MalformedError(f"the event log's header has {len(body)} bytes; at least {_SPEC_ID.size} are needed")
@@ -119,29 +119,39 @@ def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded
 class _UsualEvents:
     """Reads events with one digest of each algorithm, in the order of the header: so are almost all, and it is quick."""
 
-    __slots__ = ("_algorithms", "_head")
+    __slots__ = ("_algorithms", "_head", "_mark", "_other_marks")
 
     def __init__(self, spec_id: SpecId) -> None:
-        self._algorithms = [algorithm for algorithm, _size in spec_id.algorithms]
-        self._head = Struct("<III" + "".join(f"H{size}s" for _algorithm, size in spec_id.algorithms) + "I")
+        sizes = spec_id.algorithms
+        self._algorithms = [algorithm for algorithm, _size in sizes]
+        # Count of digests and first algorithm are next to each other: one comparison is for both.
+        self._mark, *self._other_marks = [_NUMBER16.pack(algorithm) for algorithm in self._algorithms]
+        self._mark = _NUMBER32.pack(len(sizes)) + self._mark
+        (_first, size), *others = sizes
+        self._head = Struct(f"<II6s{size}s" + "".join(f"2s{size}s" for _algorithm, size in others) + "I")
 
     def read(self, data: bytes, at: int, events: list[Event]) -> int:
         """Add the usual events from ``at`` on to ``events``; return where one begins that is none, or cut, or out of bounds.
 
         Padding is none: an event of 0x00 or 0xFF would have no digest, or too many.
         """
-        unpack, size, algorithms = self._head.unpack_from, self._head.size, self._algorithms
-        count, last, number = len(algorithms), len(data) - size, len(events)
-        new, places = tuple.__new__, [slice(2 * place, 2 * place + 2) for place in range(count)]
+        unpack, size, mark, other_marks = self._head.unpack_from, self._head.size, self._mark, self._other_marks
+        first, *others = self._algorithms
+        total, number = len(data), len(events)
+        last = total - size
         while at <= last and number < MAX_EVENTS - 1:
-            pcr, kind, found, *digests, length = unpack(data, at)
+            pcr, kind, found, digest, *more, length = unpack(data, at)
             start = at + size
             end: int = start + length
-            if found != count or digests[::2] != algorithms or pcr >= PCR_COUNT or end > last + size:
+            if found != mark or pcr >= PCR_COUNT or end > total:
                 break
+            digests: tuple[Digest, ...] = ((first, digest),)
+            if more:
+                if more[::2] != other_marks:
+                    break
+                digests += tuple(zip(others, more[1::2], strict=True))
             number += 1
-            values = tuple([new(Digest, digests[place]) for place in places])
-            events.append(new(Event, (number, at, pcr, kind, values, data[start:end])))
+            events.append(Event(number, at, pcr, kind, digests, data[start:end]))
             at = end
         return at
 
@@ -177,7 +187,7 @@ def _digests(data: bytes, at: int, number: int, count: int, sizes: dict[int, int
         end = at + 2 + size
         if end > len(data):
             raise _truncated(number, at, len(data))
-        found.append(Digest(algorithm, data[at + 2 : end]))
+        found.append((algorithm, data[at + 2 : end]))
         at = end
     if count > 1 and len({algorithm for algorithm, _value in found}) != count:
         raise MalformedError(f"event {number} of the event log, before byte {at}, has two digests of one algorithm")

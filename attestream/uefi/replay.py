@@ -81,10 +81,11 @@ def _replay_bank(
     start = {0: bytes(size - 1) + bytes([locality])}
     zeros = bytes(size)
     values: dict[int, bytes] = {}
-    for _number, _offset, pcr, kind, digests, _data in log.events:
-        if kind == NO_ACTION and not (informative and pcr < PCR_COUNT):
+    for event in log.events:
+        pcr = event.pcr
+        if event.kind == NO_ACTION and not (informative and pcr < PCR_COUNT):
             continue
-        for found, digest in digests:
+        for found, digest in event.digests:
             if found == algorithm:
                 before = values.get(pcr) or start.get(pcr) or zeros
                 values[pcr] = hasher(before + digest).digest()
@@ -115,18 +116,19 @@ def startup_locality(log: EventLog) -> int:
     found: int | None = None
     hcrtm = False
     extended = False
-    for number, offset, pcr, kind, _digests, data in log.events:
-        if kind == NO_ACTION:
+    for event in log.events:
+        if event.kind == NO_ACTION:
+            data = event.data
             if not data.startswith(STARTUP_LOCALITY):
                 continue
-            place = f"event {number} of the event log, at byte {offset},"
+            place = f"event {event.number} of the event log, at byte {event.offset},"
             if len(data) != len(STARTUP_LOCALITY) + 1 or data[-1] not in _LOCALITIES:
                 raise MalformedError(f"{place} has no startup locality of 0, 3 or 4")
             if found is not None or extended:
                 raise MalformedError(f"{place} tells the startup locality too late or twice")
             found = data[-1]
-        elif pcr == 0:
-            if kind == EFI_HCRTM_EVENT:
+        elif event.pcr == 0:
+            if event.kind == EFI_HCRTM_EVENT:
                 hcrtm = True
             else:
                 extended = True

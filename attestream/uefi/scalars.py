@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import utf_16_le_decode
 from typing import Final
 
 _WORDS: Final[dict[str, bool | None]] = {
@@ -80,4 +81,5 @@ def string_text(data: bytes) -> str:
 
 def utf16_text(data: bytes) -> str:
     """Return the UTF-16LE ``data`` up to its first NUL character; what is not UTF-16 is replaced."""
-    return data.decode("utf-16-le", "replace").split("\0", 1)[0]
+    # bytes.decode() looks this codec up and goes through a function in Python.
+    return utf_16_le_decode(data, "replace", True)[0].split("\0", 1)[0]

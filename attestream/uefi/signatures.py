@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from struct import Struct, iter_unpack
 from typing import Final, NamedTuple
 
+import msgspec
+
 from attestream.errors import MalformedError, UnsupportedError
 from attestream.uefi.guid import guid_text
 
@@ -21,7 +23,7 @@ class Signature(NamedTuple):
     data: bytes
 
 
-class SignatureList(NamedTuple):
+class SignatureList(msgspec.Struct, frozen=True, gc=False):
     """One EFI_SIGNATURE_LIST. ``kind`` is the GUID of the signatures' type, ``size`` that of the list in bytes.
 
     ``body`` has the signatures, of ``signature_size`` bytes each and no bytes left over. They are taken apart when they are
@@ -32,6 +34,11 @@ class SignatureList(NamedTuple):
     size: int
     signature_size: int
     body: bytes
+
+    def pieces(self) -> list[bytes]:
+        """Return the signatures, in order: owner (a GUID of 16 bytes) and data in one."""
+        size, body = self.signature_size, self.body
+        return [body[at : at + size] for at in range(0, len(body), size)]
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         """Return owner (a GUID of 16 bytes) and data of each signature, in order."""

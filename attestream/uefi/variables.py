@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from attestream.errors import MalformedError
 from attestream.uefi.guid import guid_text
@@ -17,7 +19,7 @@ _BOOT_NUMBER: Final = re.compile(r"Boot[0-9a-fA-F]{4}")
 _ACTIVE: Final = 1
 
 
-class Variable(NamedTuple):
+class Variable(msgspec.Struct, frozen=True, gc=False):
     """A measured UEFI variable. ``vendor`` is the GUID of its namespace; ``name_units`` counts UTF-16 code units."""
 
     vendor: str
@@ -26,7 +28,7 @@ class Variable(NamedTuple):
     data: bytes
 
 
-class LoadOption(NamedTuple):
+class LoadOption(msgspec.Struct, frozen=True, gc=False):
     """EFI_LOAD_OPTION (UEFI 2.10, section 3.1.3). ``rest`` is the device path list and the optional data behind it."""
 
     active: bool

@@ -13,11 +13,11 @@ class Measured:
     :raises MalformedError: when the event has no digest in that bank: then the bank's PCR says nothing about it.
     """
 
-    __slots__ = ("_hasher", "digest", "event")
+    __slots__ = ("digest", "event", "hasher")
 
     def __init__(self, event: Event, bank: str) -> None:
         self.event = event
-        self._hasher = HASHERS[bank]
+        self.hasher = HASHERS[bank]
         algorithm = BANK_IDS[bank]
         for found, value in event.digests:
             if found == algorithm:
@@ -27,7 +27,7 @@ class Measured:
 
     def is_digest_of(self, data: bytes) -> bool:
         """Whether ``data`` is what was measured."""
-        return bool(self._hasher(data).digest() == self.digest)
+        return bool(self.hasher(data).digest() == self.digest)
 
     def require(self, data: bytes) -> None:
         """Check that ``data`` is what was measured.

@@ -10,7 +10,8 @@ from operator import itemgetter
 from typing import Any, Final
 
 from attestream.errors import PolicyError
-from attestream.uefi.frozen import FrozenDict, FrozenList
+from attestream.uefi.contents import signature_forms
+from attestream.uefi.frozen import FrozenDict, SignatureForms
 from attestream.uefi.policy.logic import And, Evaluation, Or, Test, shown
 from attestream.uefi.policy.structure import NO_DICT, NO_LIST, Dispatcher, FieldTest, IterateTest, TupleTest
 from attestream.uefi.policy.values import RegExp, StringEqual
@@ -129,20 +130,27 @@ class KeySubsetMulti(IterateTest):
 class SupersetOfDicts(Test):
     """Passes a list of dictionaries, each with exactly the keys ``field_names``, among which are all of ``reqs``."""
 
-    __slots__ = ("field_names", "reqs")
+    __slots__ = ("_pieces", "field_names", "reqs")
 
     def __init__(self, reqs: Iterable[Mapping[str, Any]], field_names: tuple[str, ...]) -> None:
+        reqs = list(reqs)
         self.field_names = tuple(field_names)
         names = frozenset(self.field_names)
         wanted = [_values(required, self.field_names, names) for required in reqs]
         if None in wanted:
             raise PolicyError(f"each required member must have exactly the fields {self.field_names}")
         self.reqs = frozenset(values for values in wanted if values is not None)
+        # Where the members are signatures and the forms of some bytes, those bytes are as good as their forms.
+        forms = signature_forms(reqs) if self.field_names == SIGNATURE_FIELDS else {}
+        whole = self.reqs == {_values(form, self.field_names, names) for form in forms.values()}
+        self._pieces = frozenset(forms) if whole else None
 
     def why_not(self, evaluation: Evaluation, subject: Any) -> str:  # noqa: ARG002  # the interface of a test
         """Return which required members are missing, or which member has other keys."""
         if not isinstance(subject, list):
             return NO_LIST
+        if self._pieces is not None and isinstance(subject, SignatureForms) and self._pieces.issubset(subject.pieces):
+            return ""
         found = _uniform(subject, self.field_names)
         return self._lacking(found) if found is not None else self._one_by_one(subject)
 
@@ -186,16 +194,12 @@ def _pair(signature: Signature) -> tuple[str, str]:
 
 def _uniform(members: list[Any], names: tuple[str, ...]) -> set[Any] | None:
     """Return the values under two or more ``names`` of members that all have just these, at the speed of built-ins."""
-    shared = members.gathered if isinstance(members, FrozenList) else {}
-    if names in shared:
-        return shared[names]
     if len(names) < 2 or not _DICTIONARIES.issuperset(map(type, members)) or set(map(len, members)) != {len(names)}:
         return None
     try:
-        shared[names] = found = set(map(itemgetter(*names), members))
+        return set(map(itemgetter(*names), members))
     except (KeyError, TypeError):  # another name, or a value that can not be compared
         return None
-    return found
 
 
 def _values(member: Mapping[str, Any], names: tuple[str, ...], keys: frozenset[str]) -> tuple[Any, ...] | None:

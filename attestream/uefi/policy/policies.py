@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from types import ModuleType
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -30,6 +31,15 @@ class BootPolicy(abc.ABC):
 
         :raises PolicyError: when the reference state is not valid.
         """
+
+    def signatures(self, reference: Any) -> Iterable[Mapping[str, str]]:  # noqa: ARG002  # the interface of a policy
+        """Return signatures that logs are expected to have, as :mod:`attestream.uefi.policy.reference` writes them.
+
+        They are only prepared, which saves time: what is good, the test says.
+
+        :raises PolicyError: when the reference state is not valid.
+        """
+        return ()
 
 
 class AcceptAllPolicy(BootPolicy):
@@ -68,6 +78,13 @@ class ExamplePolicy(BootPolicy):
         :raises PolicyError: when the reference state is not valid.
         """
         return example_test(parse_reference_state(reference))
+
+    def signatures(self, reference: Any) -> Iterable[Mapping[str, str]]:
+        """Return the keys and forbidden images of ``reference``.
+
+        :raises PolicyError: when the reference state is not valid.
+        """
+        return chain.from_iterable(parse_reference_state(reference).keys.values())
 
 
 BUILT_IN: Final[Mapping[str, BootPolicy]] = {

@@ -12,8 +12,9 @@ from attestream.uefi.policy.logic import Evaluation, Test
 
 MAX_EXPRESSION = 65_536
 """Characters of an expression: a kernel's command line with every character escaped has at most 8192."""
-_PREFIX = re.compile(r"([A-Za-z0-9_: /-]+)\.\*")
-"""An expression that only says how a text begins, such as the one for GRUB's commands, which are most of a boot log."""
+_PLAIN = re.compile(r"(\.\*)?([A-Za-z0-9_: /-]+)\.\*")
+"""An expression that only says how a text begins, such as the one for GRUB's commands, which are most of a boot log, or what
+is in it, such as those for GRUB's files."""
 NO_TEXT = "is not a str"
 
 
@@ -60,7 +61,7 @@ class RegExp(Test):
     :raises PolicyError: when the expression is not valid.
     """
 
-    __slots__ = ("_compiled", "_prefix", "pattern")
+    __slots__ = ("_anywhere", "_compiled", "_literal", "_one_line", "pattern")
 
     def __init__(self, pattern: str, *, dot_all: bool = False, ignore_case: bool = False) -> None:
         if not isinstance(pattern, str) or len(pattern) > MAX_EXPRESSION:
@@ -74,13 +75,16 @@ class RegExp(Test):
         except (re2.error, UnicodeEncodeError) as error:
             raise PolicyError(f"{pattern!a} is not an RE2 expression: {error}") from error
         self.pattern = pattern
-        anything_after = dot_all and not ignore_case and _PREFIX.fullmatch(pattern)
-        self._prefix = anything_after.group(1) if anything_after else None
+        plain = None if ignore_case else _PLAIN.fullmatch(pattern)
+        self._literal = plain[2] if plain else ""
+        self._anywhere = bool(plain and plain[1])
+        self._one_line = not dot_all
 
     def matches(self, text: str) -> bool:
         """Return whether the expression matches the whole of ``text``."""
-        if self._prefix is not None and text.isascii():
-            return text.startswith(self._prefix)
+        literal = self._literal
+        if literal and text.isascii() and not (self._one_line and "\n" in text):
+            return literal in text if self._anywhere else text.startswith(literal)
         try:
             # Of bytes the library does not look for the place of each character.
             return self._compiled.fullmatch(text.encode("utf-8")) is not None

@@ -24,7 +24,7 @@ from attestream.uefi.policy.measured import DigestTest
 from attestream.uefi.policy.policies import BUILT_IN, BootPolicy, judge
 from attestream.uefi.policy.structure import Dispatcher, FieldTest, IterateTest
 from devtools.boot_log import BootLog, variable
-from devtools.grub_boot import grub_boot
+from devtools.grub_boot import FORBIDDEN, grub_boot
 from devtools.soft_agent import SoftAgent
 from devtools.soft_tpm import KeyPool, SoftTpm
 from schemas.attestation import Challenge
@@ -61,6 +61,14 @@ def codes(found):
 @pytest.mark.parametrize("log", [GOOD, NEXT], ids=["current", "next"])
 def test_the_current_and_the_next_boot_are_both_allowed(log):
     assert judged(log) == ()
+
+
+def test_what_a_policy_prepares_for_changes_nothing_of_what_it_judges():
+    assert len(RULES.signatures) == len(FORBIDDEN) + 1
+    for log in (GOOD, grub_boot(forbidden=FORBIDDEN[1:]), grub_boot(db=[b"another"])):
+        parsed, proven = parse_log(bytes(log)), {pcr: log.pcrs["sha256"].get(pcr, bytes(32)) for pcr in RULES.pcrs}
+        form = proven_dictionary(parsed, "sha256", proven, forms=RULES.signatures)
+        assert json.dumps(form) == json.dumps(proven_dictionary(parsed, "sha256", proven))
 
 
 def test_another_boot_is_refused_with_the_reason_for_each_reference_state():

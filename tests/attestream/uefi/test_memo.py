@@ -52,6 +52,19 @@ def test_an_event_that_was_proven_in_one_log_is_not_believed_in_another():
     assert (claims.claims, [rejected.event for rejected in claims.rejected]) == ((), [1])
 
 
+def test_events_of_the_same_digest_and_other_data_are_told_apart():
+    memo = EventMemo()
+    for name in "aabbaaab":
+        log = BootLog()
+        log.add(9, kinds.IPL, f"file {name}".encode(), measured=b"content")
+        parsed, values = parse_log(bytes(log)), quoted(log)
+        known = memo.recall(parsed.events, "sha256")
+        assert draw_claims(parsed, "sha256", values, known=known).claims[0].name == f"file {name}"
+        form = proven_dictionary(parsed, "sha256", values, known)
+        assert form["events"][-1]["Event"] == {"String": f"file {name}"}
+    assert len(memo) == 1
+
+
 def test_a_second_value_of_a_variable_is_refused_however_often_it_was_seen():
     memo = EventMemo()
     log = BootLog()
@@ -68,13 +81,16 @@ def test_what_is_shared_can_not_be_changed():
     parsed, values = parse_log(bytes(grub_boot())), quoted(grub_boot())
     for _ in range(3):
         form = proven_dictionary(parsed, "sha256", values, memo.recall(parsed.events, "sha256"))
-    event = next(event for event in form["events"] if event["EventType"] == "EV_EFI_VARIABLE_DRIVER_CONFIG")
+    configuration = (event for event in form["events"] if event["EventType"] == "EV_EFI_VARIABLE_DRIVER_CONFIG")
+    event = next(event for event in configuration if event["Event"]["UnicodeName"] == "dbx")
     for change in (
         lambda: event["Event"].update(UnicodeName="db"),
         lambda: event["Event"].pop("UnicodeName"),
         lambda: event["Digests"].append({}),
         lambda: event["Digests"].sort(),
         lambda: event["Digests"][0].clear(),
+        lambda: event["Event"]["VariableData"][0]["Keys"].append({}),
+        lambda: event["Event"]["VariableData"][0]["Keys"][0].clear(),
     ):
         with pytest.raises(TypeError, match="can not be changed"):
             change()

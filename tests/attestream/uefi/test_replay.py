@@ -1,6 +1,7 @@
 import hashlib
 
 import pytest
+from msgspec.structs import replace
 
 from attestream.errors import MalformedError
 from attestream.uefi import kinds
@@ -129,8 +130,8 @@ def test_a_log_altered_by_one_byte_differs_in_one_pcr_hirs_tpmlog_altered():
     log = sample_boot(BootLog(("sha256",)))
     whole = parsed(log)
     for place, event in enumerate(whole.events):
-        (digest,) = event.digests
-        altered = event._replace(digests=(digest._replace(value=digest.value[:-1] + bytes([digest.value[-1] ^ 1])),))
+        ((algorithm, digest),) = event.digests
+        altered = replace(event, digests=((algorithm, digest[:-1] + bytes([digest[-1] ^ 1])),))
         events = (*whole.events[:place], altered, *whole.events[place + 1 :])
         values = replay(whole._replace(events=events)).pcrs["sha256"]
         assert differing_pcrs(values, log.pcrs["sha256"], sorted(log.pcrs["sha256"])) == (event.pcr,)

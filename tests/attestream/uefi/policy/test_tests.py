@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestream.errors import PolicyError
+from attestream.uefi import kinds
+from attestream.uefi.dictionary import to_dictionary
+from attestream.uefi.guid import CERT_SHA256, IMAGE_SECURITY_DATABASE
 from attestream.uefi.policy.delayed import DelayedField, DelayToFields
 from attestream.uefi.policy.keys import (
     KeySubset,
@@ -22,10 +25,21 @@ from attestream.uefi.policy.logic import AcceptAll, And, Evaluation, OnceTest, O
 from attestream.uefi.policy.measured import DigestsTest, DigestTest, EvEfiActionTest, EvSeperatorTest
 from attestream.uefi.policy.structure import Dispatcher, FieldsTest, FieldTest, IterateTest, TupleTest
 from attestream.uefi.policy.values import IntEqual, RegExp, StringEqual
+from devtools.boot_log import BootLog, signature_list
+from devtools.boot_log import variable as variable_data
+from devtools.grub_boot import OWNER
 
 NO = RejectAll("is refused")
 YES = AcceptAll()
 A, B = ({"SignatureOwner": "o", "SignatureData": letter} for letter in "ab")
+
+
+def described(digests: list[bytes]) -> list:
+    """Return the ``Keys`` of a log whose dbx has ``digests``."""
+    log = BootLog(("sha256",))
+    lists = signature_list(CERT_SHA256, OWNER, digests)
+    log.add(7, kinds.EFI_VARIABLE_DRIVER_CONFIG, variable_data(IMAGE_SECURITY_DATABASE, "dbx", lists))
+    return to_dictionary(bytes(log))["events"][-1]["Event"]["VariableData"][0]["Keys"] or []
 
 
 def asked(test: Test, subject: object) -> str:
@@ -59,6 +73,16 @@ def event(text: str, **digests: str) -> dict:
         (RegExp("a.b", dot_all=True), "a\nb", ""),
         (RegExp("A", ignore_case=True), "a", ""),
         (RegExp(".*"), "\ud800", "does not match .*"),
+        (RegExp("a.*"), "abc", ""),
+        (RegExp("a.*"), "bac", "does not match a.*"),
+        (RegExp("a.*"), "ab\n", "does not match a.*"),
+        (RegExp("a.*", dot_all=True), "ab\n", ""),
+        (RegExp(".*/a.*"), "x/ab", ""),
+        (RegExp(".*/a.*"), "xab", "does not match .*/a.*"),
+        (RegExp(".*/a.*"), "x/a\n", "does not match .*/a.*"),
+        (RegExp(".*/a.*", dot_all=True), "\nx/a\n", ""),
+        (RegExp(".*/a.*"), "\u00e9/a", ""),
+        (RegExp(".*/a.*", ignore_case=True), "/A", ""),
         (RegExp("a"), None, "is not a str"),
         (FieldTest("f", IntEqual(1)), {"f": 1}, ""),
         (FieldTest("f", IntEqual(1)), {"f": 2}, "f is not 1"),
@@ -214,6 +238,29 @@ def test_keys(test, subject, reason):
 
 def variable(name="guid", unicode_name="db", data=1):
     return {"Event": {"VariableName": name, "UnicodeName": unicode_name, "VariableData": data}}
+
+
+@pytest.mark.parametrize("owner", [OWNER, OWNER.upper(), f"{{{OWNER}}}", "o", 1], ids=str)
+@pytest.mark.parametrize("data", ["ab" * 32, "AB" * 32, "12" * 32, "no digits", None], ids=str)
+def test_signatures_of_a_log_are_judged_as_those_of_any_list(owner, data):
+    parts = [bytes([number]) * 32 for number in (0xAB, 0x12, 0xCD)]
+    forms = [described(parts[:count]) for count in range(4)]
+    required = [{"SignatureOwner": owner, "SignatureData": data}, {"SignatureOwner": OWNER, "SignatureData": "cd" * 32}]
+    for reqs in (required, required[:1], required[1:], []):
+        test = SupersetOfDicts(reqs, ("SignatureOwner", "SignatureData"))
+        for form in forms:
+            assert asked(test, form) == asked(test, [dict(member) for member in form])
+
+
+def test_what_a_log_forbids_is_found_among_its_signatures():
+    reqs = [{"SignatureOwner": OWNER, "SignatureData": digits * 32} for digits in ("ab", "cd")]
+    test = KeySuperset("x", reqs)
+    both, one = (described([bytes.fromhex(digits) * 32 for digits in found]) for found in (("ef", "cd", "ab"), ("ef", "ab")))
+    assert asked(test, [{"SignatureType": "x", "Keys": both}]) == ""
+    reason = asked(test, [{"SignatureType": "x", "Keys": one}])
+    assert reason.startswith("[0] Keys lacks")
+    assert "cdcd" in reason
+    assert "abab" not in reason
 
 
 @pytest.mark.parametrize(
