@@ -54,6 +54,9 @@ class Theatre(NamedTuple):
     """Store of the last bus server, when it is a disk of its own."""
     verifier: Bus
     """A connection with a verifier's credentials and nobody's signature."""
+    accused: set[str]
+    """Agents that a failure was forged of. They get no other identity until an operator starts them: a failure that nobody
+    has signed may hide one that is."""
 
     @property
     def members(self) -> list[str]:
@@ -105,8 +108,8 @@ async def freeze_registrar(theatre: Theatre, rng: random.Random) -> str:
 
 async def starve_renewal(theatre: Theatre, rng: random.Random) -> str:
     """Kill -9 the registrar while agents ask for their next identities."""
-    healthy = [machine for machine in theatre.fleet.agents.values() if machine.healthy]
-    asking = rng.sample(healthy, min(_RENEWED, len(healthy)))
+    able = [one for one in theatre.fleet.agents.values() if one.healthy and one.agent_id not in theatre.accused]
+    asking = rng.sample(able, min(_RENEWED, len(able)))
     away = rng.uniform(2, 6)
     registrar = theatre.site.services["registrar"]
     registrar.kill()
@@ -249,6 +252,7 @@ async def corrupt_messages(theatre: Theatre, rng: random.Random) -> str:
         )
         # A failure that nobody has signed: no one may be revoked for it. And in place of a result: it must be renewed.
         await theatre.verifier.nc.publish(subjects.event(EventKind.FAILED, agent_id), encode(forged))
+        theatre.accused.add(agent_id)
         await theatre.verifier.nc.publish(subjects.result(agent_id), encode(forged))
         sent += 2
     return f"{sent} corrupt messages were sent"

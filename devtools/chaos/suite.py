@@ -120,6 +120,7 @@ async def _rounds(plan: Plan, theatre: Theatre, load: Load, invariants: Invarian
     ends = time.monotonic() + 60 * plan.minutes
     number = 0
     while turn or time.monotonic() < ends:
+        await load.readmit()
         name = turn.pop(0) if turn else order.choice(names)
         number += 1
         # Each injection has random numbers of its own: how the ones before went changes nothing.
@@ -135,7 +136,6 @@ async def _rounds(plan: Plan, theatre: Theatre, load: Load, invariants: Invarian
         tell(f"{number}. {name}: {what}")
         verdict = await invariants.check(mended_at)
         _add(tally, f"{number}. {name}", verdict, tell)
-        await load.readmit()
         if verdict.wrong:
             return
 
@@ -201,7 +201,7 @@ async def _theatre(plan: Plan, tell: Tell, tally: Tally) -> AsyncIterator[tuple[
         verifier = await site.connect(Role.VERIFIER)
         stack.push_async_callback(verifier.close)
         tell(f"{plan.agents} agents, {plan.workers} workers, {plan.servers} bus servers; a seed of {plan.seed}")
-        yield Theatre(site, fleet, subscribers, workers, clocks, hosts, database, disk, verifier), client
+        yield Theatre(site, fleet, subscribers, workers, clocks, hosts, database, disk, verifier, set()), client
 
 
 async def _services(

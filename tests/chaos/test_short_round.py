@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from devtools.chaos.__main__ import main
 from devtools.chaos.injections import INJECTIONS
 from devtools.chaos.skewed import Clock
 from devtools.chaos.suite import Plan, run
@@ -19,7 +20,7 @@ async def test_nothing_is_lost_whichever_part_dies() -> None:
     """A worker is killed, one is stalled, registrar and notifier die together, and one of three bus servers dies."""
     told: list[str] = []
     plan = Plan(
-        seed=2,
+        seed=1293,
         only=ROUND,
         agents=16,
         workers=2,
@@ -71,11 +72,11 @@ def test_a_process_follows_a_clock_that_is_set_while_it_runs(tmp_path) -> None:
     assert struct.unpack("<q", clock.path.read_bytes()) == (-3_600_000_000_000,)
 
 
-def test_every_injection_says_what_it_does() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "devtools.chaos", "--list"], check=True, capture_output=True, text=True, timeout=60
-    )
+def test_every_injection_says_what_it_does(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["chaos", "--list"])
+    assert main() == 0
+    said = capsys.readouterr().out
     for name, inject in INJECTIONS.items():
-        assert f"{name} " in done.stdout
+        assert f"{name} " in said
         assert inject.__doc__
-        assert inject.__doc__ in done.stdout
+        assert inject.__doc__ in said
