@@ -6,6 +6,8 @@ The exit code is 1 after a breach.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 import time
@@ -16,8 +18,8 @@ from typing import Final
 
 import atheris
 
-# Before anything else brings them in: what is imported later is not instrumented.
-with atheris.instrument_imports(include=["attestream", "schemas", "services"]):
+# Before anything else brings them in: what is imported later is not instrumented. Each module is told of on the way.
+with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["attestream", "schemas", "services"]):
     from fuzz import one
     from fuzz.targets import TARGETS, named
 

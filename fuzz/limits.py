@@ -14,7 +14,6 @@ SECONDS_PER_MEGABYTE: Final = 1.0
 LEAST_SECONDS: Final = 0.5
 """An input of a few bytes may still meet a pause of the machine."""
 MEMORY_FACTOR: Final = 20
-LEAST_MEMORY: Final = 1 << 20
 
 
 class LimitError(AssertionError):
@@ -37,7 +36,7 @@ def check(target: Target, data: bytes) -> None:
 def check_memory(target: Target, data: bytes) -> None:
     """Run ``target`` on ``data`` and measure what it allocates. Slow: for the last round over a corpus.
 
-    :raises LimitError: when it takes more than :data:`MEMORY_FACTOR` times the input.
+    :raises LimitError: when it takes more than what is fixed and :data:`MEMORY_FACTOR` times the input.
     """
     tracemalloc.start()
     try:
@@ -45,7 +44,7 @@ def check_memory(target: Target, data: bytes) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    if peak > max(LEAST_MEMORY, MEMORY_FACTOR * len(data)):
+    if peak > target.fixed_memory + MEMORY_FACTOR * len(data):
         raise LimitError(f"{target.name} allocated {peak} bytes for {len(data)} bytes")
 
 

@@ -12,3 +12,5 @@ class Target(NamedTuple):
     name: str
     run: Callable[[bytes], object]
     seeds: Callable[[], list[bytes]]
+    fixed_memory: int = 1 << 20
+    """Bytes that it may take however small the input is: the window of a decompressor."""

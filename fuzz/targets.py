@@ -41,9 +41,12 @@ from devtools.evm_signature import evm_fields, ima_digest
 from devtools.sample_boot import sample_boot
 from devtools.soft_tpm import SoftTpm
 from devtools.uki_boot import direct_boot, firmware, uki_boot
+from fuzz.archives import ARCHIVES
 from fuzz.documents import DOCUMENTS, whole_policy
+from fuzz.identity import IDENTITY
+from fuzz.incumbent import INCUMBENT
 from fuzz.target import Target
-from schemas import attestation, base, commands, enrolment, events
+from schemas import attestation, base, commands
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1())
 _USER: Final = NKey.generate(Kind.USER)
@@ -159,19 +162,17 @@ def _every(log_reader: Callable[[bytes], object]) -> Callable[[bytes], object]:
     return lambda data: list(log_reader(data))  # type: ignore[call-overload]  # readers return iterators
 
 
+_DECODERS: Final = [
+    base.Decoder[base.Message](kind)
+    for kind in {attestation.Inbound, commands.Command, *map(type, wire_examples.EXAMPLES.values())}
+]
+
+
 def _messages(data: bytes) -> object:
-    kinds = (
-        attestation.Inbound,
-        attestation.Challenge,
-        commands.Command,
-        enrolment.EnrolRequest,
-        events.Signed,
-        events.Event,
-    )
     decoded = None
-    for kind in kinds:
+    for decoder in _DECODERS:
         try:
-            decoded = base.Decoder[base.Message](kind).decode(data)
+            decoded = decoder.decode(data)
         except base.SchemaError:
             continue
     return decoded
@@ -212,6 +213,9 @@ TARGETS: Final = (
         "allowlist", lambda data: convert_allowlist(data.decode("utf-8", "replace")), lambda: [b"ab" * 32 + b"  /bin/ls"]
     ),
     *DOCUMENTS,
+    *ARCHIVES,
+    *INCUMBENT,
+    *IDENTITY,
 )
 """Every parser that reads what others send or have written."""
 

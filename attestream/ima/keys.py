@@ -31,8 +31,11 @@ MAX_KEY_BYTES: Final = 16_384
 MIN_RSA_BITS: Final = 1024
 MAX_RSA_BITS: Final = 8192
 
-# What the loaders raise for bytes that are no key, beside UnsupportedAlgorithm.
-_NO_KEY: Final = (ValueError, TypeError)
+# What the loaders raise for bytes that are no key. The last three are no ValueErrors.
+_NO_KEY: Final = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 
 
 class SigningKey:
@@ -108,7 +111,7 @@ def load_key(data: bytes) -> SigningKey:
     for load in _LOADERS:
         try:
             public, keyid = load(data)
-        except (*_NO_KEY, UnsupportedAlgorithm):
+        except _NO_KEY:
             continue
         return SigningKey(_checked(public), keyid)
     raise MalformedError("these bytes are neither a certificate nor a public key")
@@ -126,7 +129,7 @@ def load_public_der(data: bytes, keyid: int) -> SigningKey:
     """
     try:
         public = load_der_public_key(data)
-    except (*_NO_KEY, UnsupportedAlgorithm) as error:
+    except _NO_KEY as error:
         raise MalformedError("these bytes are not a public key") from error
     return SigningKey(_checked(public), keyid)
 

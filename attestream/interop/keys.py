@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -49,6 +50,8 @@ def public_of_pem(text: str) -> Public:
         key = load_pem_public_key(text.encode("utf-8"))
     except ValueError as error:
         raise MalformedError(f"this is not a public key in PEM: {error}") from error
+    except UnsupportedAlgorithm as error:
+        raise UnsupportedError(f"the key can not be used: {error}") from error
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise UnsupportedError("the key is neither RSA nor ECC")
     if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e != RSA_EXPONENT:

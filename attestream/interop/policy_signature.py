@@ -11,8 +11,8 @@ from attestream.interop.openpgp import ARMOUR, verify_openpgp
 from attestream.reference.envelope import (
     Envelope,
     PublicKey,
-    as_verifying_key,
     certificate_in,
+    certificate_key,
     is_envelope,
     load_verifying_key,
     parse_envelope,
@@ -59,11 +59,7 @@ def _own_key(envelope: Envelope, number: int) -> PublicKey:
         raise SignatureError(
             f"signature {number} of the envelope comes without certificate", remedy="Give the signer's key."
         )
-    try:
-        public = certificate.public_key()
-    except ValueError as error:
-        raise MalformedError("the certificate's key can not be read") from error
-    return _elliptic(as_verifying_key(public))
+    return _elliptic(certificate_key(certificate))
 
 
 def verify_detached(key: bytes, signature: bytes, body: bytes) -> bool:

@@ -9,7 +9,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from attestream.errors import MalformedError, SignatureError
-from attestream.reference.envelope import MAX_KEY_BYTES, Envelope, PublicKey, as_verifying_key, certificate_in
+from attestream.reference.envelope import MAX_KEY_BYTES, Envelope, PublicKey, certificate_in, certificate_key
+
+_NOT_ISSUED = (
+    *(x509.ExtensionNotFound, x509.DuplicateExtension, InvalidSignature, UnsupportedAlgorithm),
+    *(ValueError, TypeError),
+)
+"""What is raised where a certificate is not issued by another, or can not be read to its end."""
 
 
 def load_certificate(pem: bytes) -> x509.Certificate:
@@ -28,6 +34,8 @@ def certified_keys(envelope: Envelope, trusted: Sequence[x509.Certificate], now:
 
     :param now: reference time, with its time zone. Certificate and issuer must be valid at it.
     :raises SignatureError: naming why a certificate is not trusted, when none is.
+    :raises MalformedError: when the key of a trusted one can not be read.
+    :raises UnsupportedError: when it is of a kind that signs no policies.
     """
     keys: list[PublicKey] = []
     reason = "the envelope has no certificate"
@@ -41,7 +49,7 @@ def certified_keys(envelope: Envelope, trusted: Sequence[x509.Certificate], now:
         elif not all(one.not_valid_before_utc <= now <= one.not_valid_after_utc for one in (certificate, issuer)):
             reason = "the signer's certificate, or its issuer's, is not valid at this time"
         else:
-            keys.append(as_verifying_key(certificate.public_key()))
+            keys.append(certificate_key(certificate))
     if not keys:
         raise SignatureError(reason, remedy="Give the certificate of the signer or of its issuer.")
     return keys
@@ -51,6 +59,6 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         certificate.verify_directly_issued_by(issuer)
-    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except _NOT_ISSUED:
         return False
     return constraints.ca

@@ -178,6 +178,19 @@ def certificate_in(signature: EnvelopeSignature) -> x509.Certificate | None:
         return None
 
 
+def certificate_key(certificate: x509.Certificate) -> PublicKey:
+    """Return the key of ``certificate``.
+
+    :raises MalformedError: when it can not be read.
+    :raises UnsupportedError: when it is of a kind that signs no policies.
+    """
+    try:
+        public = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError("the certificate's key can not be read") from error
+    return as_verifying_key(public)
+
+
 def load_signing_key(pem: bytes) -> PrivateKey:
     """Return the private key in ``pem``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -21,7 +21,7 @@ class Identity(msgspec.Struct, frozen=True):
     """The content of ``identity.key`` (mode 0600)."""
 
     agent_id: str
-    transport_private: bytes
+    transport_private: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     """X25519 private key, 32 bytes."""
     enrolment: int = 0
     """Number of the enrolment; 0: not enrolled."""

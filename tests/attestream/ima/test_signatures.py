@@ -194,6 +194,22 @@ def test_keys_that_sign_no_files():
         load_key(bytes(100_000))
 
 
+def test_a_certificate_that_is_none_is_no_key():
+    """What fuzzing found: of an odd version, or with an extension twice, it raised an error that is not ours."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "signer")])
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    builder = x509.CertificateBuilder(name, name, KEYS[3].public_key(), 1, now, now)
+    for extension in (x509.SubjectKeyIdentifier(b"abcde"), x509.BasicConstraints(ca=False, path_length=None)):
+        builder = builder.add_extension(extension, critical=False)
+    whole = builder.sign(KEYS[3], hashes.SHA256()).public_bytes(Encoding.DER)
+    # The version; the id of the second extension, which becomes that of the first; the curve.
+    changes = {"a003020102": "a003020120", "0603551d13": "0603551d0e", "06082a8648ce3d030107": "06082a8648ce3d030105"}
+    for part, other in changes.items():
+        assert whole.count(bytes.fromhex(part))
+        with pytest.raises(MalformedError, match="neither a certificate nor a public key"):
+            load_key(whole.replace(bytes.fromhex(part), bytes.fromhex(other)))
+
+
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda data: b"\x30" + data))
 def test_any_bytes_are_a_key_or_refused(data):
     with contextlib.suppress(AttestreamError):

@@ -103,6 +103,15 @@ def test_what_is_no_key_of_a_tpm_is_refused():
         public_of_pem("-----BEGIN PUBLIC KEY-----")
 
 
+def test_a_key_on_a_curve_that_is_not_known_here_is_refused():
+    """What fuzzing found: such a key raises neither ValueError nor anything of ours."""
+    der = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    other = der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030105"))
+    text = f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(other).decode()}\n-----END PUBLIC KEY-----\n"
+    with pytest.raises(UnsupportedError, match="can not be used"):
+        public_of_pem(text)
+
+
 @pytest.mark.parametrize(("curve", "allowed"), [(ec.SECP256R1(), False), (ec.SECP384R1(), False), (ec.SECP521R1(), True)])
 def test_a_point_has_one_name(curve, allowed):
     """Coordinates without their leading zeros are the same key under another name; on P-521 both forms are in use."""

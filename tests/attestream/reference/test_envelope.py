@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from attestream.errors import AttestreamError, MalformedError, SignatureError, UnsupportedError
 from attestream.reference.certificates import certified_keys
 from attestream.reference.envelope import (
+    certificate_key,
     encode_for_signature,
     load_signing_key,
     load_verifying_key,
@@ -67,6 +68,13 @@ def test_only_the_signer_verifies(key):
     for change in ({"payload": b"Document"}, {"payload_type": "application/json"}, {"signatures": ()}):
         with pytest.raises(SignatureError):
             verify_envelope(envelope._replace(**change), [key.public_key()])
+
+
+def test_a_certificate_whose_key_can_not_be_used_is_refused():
+    der = certificate(KEYS[1]).public_bytes(Encoding.DER)
+    other = der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030105"))
+    with pytest.raises(MalformedError, match="can not be read"):
+        certificate_key(x509.load_der_x509_certificate(other))
 
 
 def test_keys_are_read_from_pem():

@@ -30,7 +30,10 @@ def test_another_id_is_another_identity(tmp_path: Path) -> None:
     assert other.transport_private != made.transport_private
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"x" * 100_000])
+SHORT_KEY = msgspec.msgpack.encode({"agent_id": "host-1", "transport_private": bytes(31)})
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"x" * 100_000, SHORT_KEY])
 def test_a_damaged_identity_is_not_replaced_in_silence(tmp_path: Path, data: bytes) -> None:
     (tmp_path / identities.FILE_NAME).write_bytes(data)
     with pytest.raises(ConfigError):
