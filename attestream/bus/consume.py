@@ -192,6 +192,9 @@ class Consumer:
         except (nats.errors.Error, TimeoutError, OSError, BusError) as error:
             _LOG.warning("%s/%s did not stop in order: %s", self.stream, self.name, str(error) or type(error).__name__)
             subscription._stop_processing()  # noqa: SLF001 - no public call ends a subscription that is half drained
+        except asyncio.CancelledError:
+            subscription._stop_processing()  # noqa: SLF001 - the same
+            raise
 
     async def _give_back(self, timeout_s: float) -> None:
         verb = "INFO" if self._durable else "DELETE"

@@ -164,7 +164,7 @@ class Holdings:
             if not self._refused:
                 log.error("partition %d can not be opened, this is tried again: %s", index, error.message)
             self._refused = True
-            await self._close(partition)
+            await self._close(partition, lost=True)
             return
         self.partitions[index] = partition
         self._refused = False
@@ -173,7 +173,7 @@ class Holdings:
         """Close a partition that is not ours any more, beside everything else: a bus that is gone makes that slow."""
         if self.partitions.pop(partition.index, None) is None:
             return
-        task = asyncio.ensure_future(self._close(partition))
+        task = asyncio.ensure_future(self._close(partition, lost=True))
         self._closing[partition.index] = task
         task.add_done_callback(lambda _: self._closing.pop(partition.index))
 
@@ -183,6 +183,6 @@ class Holdings:
             await self._close(partition)
 
     @staticmethod
-    async def _close(partition: Partition) -> None:
-        await quietly(partition.close())
+    async def _close(partition: Partition, *, lost: bool = False) -> None:
+        await quietly(partition.close(lost=lost))
         await quietly(partition.lease.release())

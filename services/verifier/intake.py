@@ -25,6 +25,8 @@ EVIDENCE_UNSETTLED: Final = 4 * (MAX_PARTS + 1)
 COMMAND_BATCH: Final = 32
 ACK_WAIT_S: Final = 60.0
 """Well above the slowest appraisal."""
+STOP_S: Final = 10.0
+"""How long what is being dealt with may take to its end, and the bus to say that it gives out no more."""
 AGAIN_S: Final = 0.25
 """Least time between two attempts to begin anew."""
 
@@ -87,11 +89,14 @@ class Intake:
             self._running = True
             await self._start()
 
-    async def stop(self) -> None:
-        """Stop, leaving what is not settled to the next owner."""
+    async def stop(self, within_s: float = STOP_S) -> None:
+        """Stop within ``within_s`` seconds, leaving what is not settled to the next owner."""
+        self._running = False
+        if self._renewal is not None:
+            # It may be waiting for the bus, for longer.
+            self._renewal.cancel()
         async with self._alone:
-            self._running = False
-            await self._stop()
+            await self._stop(within_s)
 
     def doubt(self) -> None:
         """Have everything that was delivered and is not settled delivered anew, in order: some of it may be lost."""
@@ -127,8 +132,7 @@ class Intake:
         for consumer in consumers:
             await consumer.start()
 
-    async def _stop(self) -> None:
-        await self.evidence.stop()
-        await self.commands.stop()
+    async def _stop(self, within_s: float = STOP_S) -> None:
+        await asyncio.gather(self.evidence.stop(within_s), self.commands.stop(within_s))
         for delivery in self._given_back():
             await delivery.retry()

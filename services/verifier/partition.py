@@ -23,7 +23,7 @@ from services.verifier import commands, identities, record
 from services.verifier.assembly import Assembly, Whole
 from services.verifier.attester import Attester
 from services.verifier.desk import Desk, is_large
-from services.verifier.intake import Intake
+from services.verifier.intake import STOP_S, Intake
 from services.verifier.journal import Journal, Order
 from services.verifier.lease import Fence, Lease
 from services.verifier.pace import Pace
@@ -35,6 +35,9 @@ from services.verifier.tail import Tail
 
 log = logging.getLogger(__name__)
 
+LOST_S: Final = 1.0
+"""How long the end of a lost partition may take: until then it can not be taken again, and a bus that has no leader for a
+consumer yet answers nothing about it."""
 LOADED_AT_ONCE: Final = 4
 """Partitions whose agents are loaded at the same time. What is read for all of them must not keep the bus's answer to the
 renewal of the session waiting for as long as that lives."""
@@ -169,9 +172,10 @@ class Partition:
             self.scheduler.start(attester, within)
         await self.intake.start()
 
-    async def close(self) -> None:
-        """Stop, leaving what is not acknowledged to the next owner."""
-        await self.intake.stop()
+    async def close(self, *, lost: bool = False) -> None:
+        """Stop, leaving what is not acknowledged to the next owner. A partition that is ``lost`` already waits for nobody:
+        who takes it next has everything delivered anew."""
+        await self.intake.stop(LOST_S if lost else STOP_S)
         await self._settling.stop()
         self._open = False
         self.journal.snapshots.end(self)

@@ -317,3 +317,18 @@ async def test_a_policy_of_layers_allows_what_each_of_them_allows(pool, tenant, 
     assert await tenant.standing("agent-0") is Standing.TRUSTED
     fleet.agents["agent-0"].run(BAD, digest_of(BAD))
     await tenant.becomes("agent-0", Standing.FAILED)
+
+
+async def test_a_lost_partition_is_taken_again_before_what_it_was_doing_has_ended(pool, tenant, fleet):
+    """Else a bus that elects its leaders anew keeps every partition waiting for the end of what nobody waits for."""
+    await under_attestation(pool, tenant, fleet, interval_ms=60_000)
+    held = pool.workers[0].attester("agent-0")
+    update = UpdateAgent(command_id=command_id(), agent_id="agent-0", attestation=Attestation(policy="base"))
+    async with held.partition.alone(held):
+        told = asyncio.create_task(tenant.command("agent-0", update))
+        await eventually(lambda: held.partition.intake.commands.behind)
+        held.partition.fence.broken = True
+        # A handler that is not lost has ten seconds.
+        await eventually(lambda: pool.workers[0].attester("agent-0") not in (None, held), 8)
+    assert (await told).ok
+    await tenant.becomes("agent-0", Standing.TRUSTED)
