@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from attestream.bus.connection import Bus, connect
-from attestream.bus.serving import Endpoint
 from attestream.config import RegistrarConfig
 from attestream.credentials.nkey import Kind
 from attestream.credentials.token import Token, read
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class BusIdentities:
-    """Serves renewals, and keeps the servers informed, from entering to leaving it."""
+    """Serves renewals, and keeps the servers informed."""
 
     def __init__(self, bus: Bus, system: Bus, issuer: Issuer, renewals: Renewals, revocations: Revocations) -> None:
         self.issuer = issuer
@@ -43,39 +43,32 @@ class BusIdentities:
         self._system = system
         self._renewals = renewals
         self._revocations = revocations
-        self._endpoint: Endpoint | None = None
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Self:
-        """Start.
+    @asynccontextmanager
+    async def running(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """Do so during the block, in ``tasks``: a registrar of which a part has ended unexpectedly must not go on as if it
+        still cut anybody off. What is not told at the end is told by the next registrar.
 
         :raises BusError: the bus does not answer.
         :raises StorageError: the database does not answer.
         """
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._system.close)
             bounding = await self.connections.start()
+            stack.push_async_callback(self.connections.stop)
             await self._revocations.start()
-            self._endpoint = await self._bus.serve(
+            stack.push_async_callback(self._revocations.stop)
+            endpoint = await self._bus.serve(
                 subjects.REGISTRAR_RENEWALS, _QUEUE, RenewRequest, self._renewals.renew, signed=True, gate=RenewalGate()
             )
-        except BaseException:
-            await self._system.close()
-            raise
-        self._tasks = [asyncio.create_task(self._revocations.run()), asyncio.create_task(self._sweep())]
-        if bounding:
-            self._tasks.append(asyncio.create_task(self.connections.run()))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop. What is not told yet is told by the next registrar."""
-        if self._endpoint is not None:
-            await self._endpoint.stop()
-        await self._revocations.stop()
-        await self.connections.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._system.close()
+            stack.push_async_callback(endpoint.stop)
+            work = [self._revocations.run(), self._sweep(), *([self.connections.run()] if bounding else [])]
+            background = [tasks.create_task(each) for each in work]
+            try:
+                yield
+            finally:
+                for task in background:
+                    task.cancel()
 
     async def _sweep(self) -> None:
         while True:

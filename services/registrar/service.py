@@ -102,7 +102,7 @@ async def serving(
                 background.append(tasks.create_task(keeper.run()))
                 endpoints.append(await keeper.serve(QUEUE))
             try:
-                async with identities or nullcontext():
+                async with identities.running(tasks) if identities is not None else nullcontext():
                     yield registrar
             finally:
                 for endpoint in endpoints:

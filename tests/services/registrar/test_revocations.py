@@ -18,6 +18,7 @@ from schemas.events import EventKind
 from schemas.roles import Role
 from services.registrar import bus_keys, standing
 from services.registrar import revocations as module
+from services.registrar.connections import Connections
 from services.registrar.grouping import MOST
 from services.registrar.revocations import Revocations
 from services.registrar.service import serving
@@ -127,3 +128,19 @@ async def test_while_the_database_hangs_no_more_waits_than_the_server_hands_out(
     await revocations.stop()
     assert not revocations._settling
     await engine.dispose()
+
+
+@pytest.mark.parametrize("part", [(Revocations, "tell"), (Connections, "look")])
+async def test_a_registrar_whose_part_has_ended_does_not_go_on_without_it(
+    installation, connected, tmp_path, monkeypatch, part
+):
+    """It would enrol and renew, and cut nobody off any more."""
+
+    async def broken(*_, **__):
+        raise RuntimeError("something that nobody has thought of")
+
+    monkeypatch.setattr(*part, broken)
+    bus = await connected(Role.REGISTRAR)
+    with pytest.raises(ExceptionGroup, match="unhandled errors"):
+        async with asyncio.timeout(30), serving(bus, registrar_config(installation, tmp_path / "registrar.db")):
+            await asyncio.Event().wait()
