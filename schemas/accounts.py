@@ -14,7 +14,7 @@ from typing import Final
 
 from schemas.base import Part
 from schemas.roles import GRANTS, NAME, SERVICES, Role, grant, inbox
-from schemas.subjects import REGISTRAR_ENROL
+from schemas.subjects import REGISTRAR_ACTIVATE, REGISTRAR_ENROL
 
 HOME: Final = "services"
 """The account of the streams, the buckets and the services that keep them."""
@@ -28,7 +28,7 @@ SERVER_CONNECTIONS: Final = 131_072
 _CONNECTIONS: Final = {Role.AGENT: 114_688, Role.ENROLMENT: 8_192}
 _OTHER_CONNECTIONS: Final = 1_024
 
-_TOLD: Final = (REGISTRAR_ENROL,)
+_TOLD: Final = (REGISTRAR_ENROL, REGISTRAR_ACTIVATE)
 _BATCHES: Final = "$JS.API.DIRECT.GET."
 
 

@@ -298,7 +298,8 @@ HEADERS: Final = (
     ),
     Header(
         subjects.HEADER_REQUEST_INFO,
-        "Set by the server on requests for enrolment: the asker's account and address, as JSON; floods are told by it.",
+        "Set by the server on requests for enrolment and their proofs: the asker's account and address, as JSON; floods are "
+        "told by it.",
     ),
     Header(subjects.HEADER_MARKER, "Set by the server on a delete marker: why the message is gone, `MaxAge` for a lapse."),
     Header(subjects.HEADER_SEQUENCE, "Set by the server on a republished revocation: its sequence in the stream."),

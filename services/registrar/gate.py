@@ -1,4 +1,4 @@
-"""Who may ask for enrolment and for renewal how often: a flood is told to come back later, or not heard."""
+"""Who may ask for enrolment, prove one, and ask for renewal how often: a flood is told to come back later, or not heard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attestream.errors import BusyError
 from attestream.rates import Buckets, TokenBucket
 from schemas import subjects
 from schemas.base import Decoder, SchemaError
-from schemas.enrolment import EnrolRequest
+from schemas.enrolment import ActivateRequest, EnrolRequest
 
 BURST_PER_SOURCE: Final = 20
 """Requests of one machine that are let through at once after a quiet time, or those of a minute if these are more."""
@@ -34,6 +34,7 @@ _NETWORK_BITS: Final = 64
 """Of an IPv6 address: who has one of a network can have all."""
 
 _REQUEST: Final = Decoder[EnrolRequest](EnrolRequest, 131_072)
+_PROOF: Final = Decoder[ActivateRequest](ActivateRequest, 131_072)
 
 
 class _Asker(msgspec.Struct):
@@ -76,14 +77,14 @@ class Gate:
         self.enter(source_of(message), ek_public)
         return True
 
-    def enter(self, source: str, ek_public: bytes) -> None:
-        """Count a request that comes from ``source`` (:func:`source_of`).
+    def enter(self, source: str, who: bytes) -> None:
+        """Count a request that comes from ``source`` (:func:`source_of`); ``who`` is what the machine says that it is.
 
         A machine is told apart by its address too: nobody elsewhere can use up what it may ask for.
 
         :raises BusyError: there were too many.
         """
-        machine = self._machines.of(hashlib.sha256(source.encode() + b"\0" + ek_public).hexdigest())
+        machine = self._machines.of(hashlib.sha256(source.encode() + b"\0" + who).hexdigest())
         if not machine.take():
             raise BusyError("this machine asks for enrolment too often", retry_after_s=machine.wait_s)
         share = self._sources.of(source)
@@ -110,6 +111,28 @@ def _network(host: str) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
         return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False))
     return str(address)
+
+
+class ProofGate:
+    """Lets proofs of enrolment through, at the rates at which :class:`Gate` lets requests through.
+
+    Whoever sends more has been given no challenge for them. That is not answered: an answer is signed.
+    """
+
+    def __init__(self, limits: LimitsConfig, *, told: bool = False) -> None:
+        self._gate = Gate(limits, told=told)
+
+    def __call__(self, message: Msg) -> bool:
+        """Count a proof, and return whether it is to be dealt with."""
+        try:
+            agent_id = _PROOF.decode(message.data).agent_id
+        except SchemaError:
+            agent_id = ""
+        try:
+            self._gate.enter(source_of(message), agent_id.encode())
+        except BusyError:
+            return False
+        return True
 
 
 class RenewalGate:

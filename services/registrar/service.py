@@ -27,7 +27,7 @@ from schemas.enrolment import ActivateRequest, AgentQuery, AgentsQuery, DeleteId
 from services.registrar.admission import Rules
 from services.registrar.bus_identities import open_identities
 from services.registrar.enrolment import Registrar
-from services.registrar.gate import Gate
+from services.registrar.gate import Gate, ProofGate
 from services.registrar.hook import Hook
 from services.registrar.outbox import Publisher
 from services.registrar.roster import RosterKeeper
@@ -146,6 +146,7 @@ async def _serve(bus: Bus, registrar: Registrar, limits: LimitsConfig) -> list[E
         request = _ENROL_REQUEST.decode(data)
         return await registrar.enrol(request, data)
 
+    told = bus.holder is not None
     return [
         await bus.serve(
             subjects.REGISTRAR_ENROL,
@@ -154,9 +155,17 @@ async def _serve(bus: Bus, registrar: Registrar, limits: LimitsConfig) -> list[E
             msgspec.Raw,  # type: ignore[type-var]  # see above
             enrol,
             waiting=limits.enrolments_waiting,
-            gate=Gate(limits, told=bus.holder is not None),
+            gate=Gate(limits, told=told),
         ),
-        await bus.serve(subjects.REGISTRAR_ACTIVATE, QUEUE, ActivateRequest, registrar.activate, signed=True),
+        await bus.serve(
+            subjects.REGISTRAR_ACTIVATE,
+            QUEUE,
+            ActivateRequest,
+            registrar.activate,
+            waiting=limits.enrolments_waiting,
+            signed=True,
+            gate=ProofGate(limits, told=told),
+        ),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENT, QUEUE, AgentQuery, registrar.identity, signed=True),
         await bus.serve(subjects.QUERY_REGISTRAR_AGENTS, QUEUE, AgentsQuery, registrar.identities, signed=True),
         await bus.serve(

@@ -20,7 +20,7 @@ from devtools.bus_identities import connect_with, enrolled, registrar_config
 from devtools.pool import eventually
 from schemas import subjects
 from schemas.base import Decoder, encode
-from schemas.enrolment import AgentQuery, EnrolChallenge, Refused
+from schemas.enrolment import ActivateRequest, AgentQuery, EnrolChallenge, Refused
 from schemas.roles import Role
 from schemas.subjects import HEADER_REQUEST_INFO
 from services.registrar.gate import BURST_PER_SOURCE, Gate, source_of
@@ -154,9 +154,9 @@ async def test_a_flood_is_told_to_come_back_and_an_honest_agent_enrols(registrar
 
 
 async def test_a_flood_of_machines_that_there_are_not_does_not_keep_an_honest_one_out(
-    installation, secured, tmp_path, monkeypatch, make_agent
+    installation, secured, tmp_path, monkeypatch, make_agent, caplog
 ):
-    """Whoever has the enrolment credential can make up endorsement keys and ids without end."""
+    """Whoever has the enrolment credential can make up endorsement keys, ids and proofs without end."""
     await ensure_topology(await connect_with(secured.url, installation.credentials(Role.PROVISIONER)))
     bus = await connect_with(secured.url, installation.credentials(Role.REGISTRAR))
     flooding = await connect_with(secured.url, installation.credentials(Role.ENROLMENT))
@@ -165,10 +165,13 @@ async def test_a_flood_of_machines_that_there_are_not_does_not_keep_an_honest_on
     monkeypatch.undo()
     config = registrar_config(installation, tmp_path / "registrar.db")
     requests = [encode(make_agent(f"made-up-{number}").enrol_request()) for number in range(100)]
+    proofs = [encode(ActivateRequest(agent_id=f"a{n}", challenge_id=bytes(16), proof=bytes(32))) for n in range(300)]
     codes = Counter()
 
     async def flood():
         while True:
+            for proof in proofs:
+                await flooding.nc.publish(subjects.REGISTRAR_ACTIVATE, proof)
             asked = (flooding.replies.ask(subjects.REGISTRAR_ENROL, request, flooding.headers(), 30) for request in requests)
             answers = [ANSWER.decode(answer.data) for answer in await asyncio.gather(*asked)]
             codes.update(getattr(answer, "code", "challenge") for answer in answers)
@@ -181,6 +184,7 @@ async def test_a_flood_of_machines_that_there_are_not_does_not_keep_an_honest_on
             assert (await enrolled(honest, make_agent(f"honest-{number}"), key)).bus_token
         assert not task.done()
         task.cancel()
+    assert f"requests passed over so far: too many come on {subjects.REGISTRAR_ACTIVATE}" in caplog.text
     for one in (honest, flooding, bus):
         await one.close()
 
