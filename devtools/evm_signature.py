@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from struct import pack
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
@@ -62,11 +63,17 @@ def evm_fields(
     mode: int = 0o100755,
     hash_name: str = "sha256",
     version: int = 2,
+    bits: int = 64,
+    order: Literal["<", ">"] = "<",
 ) -> dict[str, bytes]:
-    """Return the fields of an ``evm-sig`` entry, by name, of a file that ``key`` signed with these attributes."""
+    """Return the fields of an ``evm-sig`` entry, by name, of a file that ``key`` signed with these attributes.
+
+    :param bits: word size of the kernels that the signature is for (``evmctl --m32`` for 32).
+    :param order: of the bytes of owner, group and mode in what is signed: that of the kernels.
+    """
     values = b"".join(attributes.values())
     # Inode number and generation are zeros in a portable signature; two bytes of padding end the structure.
-    covered = values + pack("<QI", 0, 0) + pack("<IIHH", owner, group, mode, 0)
+    covered = values + bytes(bits // 8) + bytes(4) + pack(f"{order}IIHH", owner, group, mode, 0)
     signed = hashlib.new(hash_name.replace("sha3-", "sha3_"), covered).digest()
     return {
         "evmsig": sign(key, signed, kind=5, hash_name=hash_name, version=version),

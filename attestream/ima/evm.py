@@ -5,6 +5,11 @@ group and mode (Linux ``security/integrity/evm/evm_crypto.c``, ``evm_calc_hmac_o
 signature leaves inode number, generation and file system out, so that the log carries all that it covers
 (``ima/ima_template_lib.c``, ``evm/evm_main.c``, ``evm_read_protected_xattrs``).
 
+Of the inode ``struct h_misc`` is hashed, whose first member is an ``unsigned long``. With inode number and generation left
+out, it is 12 zeros on a 64-bit kernel and 8 on a 32-bit one (``evmctl --m32``), and then owner, group, mode and padding in
+the same 12 bytes. Both are accepted as long as what is signed can be read in one way only: four zeros at the end of the
+attributes would make the one the other.
+
 Version 2 signs that digest, version 3 the hash of ``struct ima_file_id`` with it, as signatures of ``security.ima`` do
 (``digsig_asymmetric.c``, ``asymmetric_verify_v3``).
 
@@ -15,7 +20,7 @@ and lengths of attributes are not signed; they are the kernel's word in the log.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from struct import Struct, iter_unpack
 from typing import Final, NamedTuple
 
@@ -30,8 +35,11 @@ FIELDS: Final = ("evmsig", "xattrnames", "xattrlengths", "xattrvalues", "iuid", 
 MAX_ATTRIBUTES: Final = 64
 IMA_ATTRIBUTE: Final = "security.ima"
 _VERSIONS: Final = (2, 3)
-_INODE: Final = Struct("<QIIIHxx")
-"""``struct h_misc`` of 64-bit kernels: inode number and generation (zeros here), owner, group, mode."""
+_INODE: Final = Struct("<IIHxx")
+"""How ``struct h_misc`` ends on little-endian machines: owner, group, mode, padding."""
+LEFT_OUT_64: Final = 12
+LEFT_OUT_32: Final = 8
+"""Bytes of inode number and generation before it, which are zeros, on kernels of 64 and of 32 bits."""
 _SHA1_DIGEST: Final = 1
 _DIGEST_NG: Final = 4
 """``IMA_XATTR_DIGEST`` and ``IMA_XATTR_DIGEST_NG``: types of ``security.ima`` values that are digests."""
@@ -48,10 +56,17 @@ class Protected(NamedTuple):
     group: int
     mode: int
 
-    def digest(self, hash_name: str) -> bytes:
-        """Return the digest that a portable signature signs, as field ``d-ng``; ``hash_name`` is the kernel's."""
-        data = b"".join(self.attributes.values()) + _INODE.pack(0, 0, self.owner, self.group, self.mode)
-        return digest_field(hash_name, hashlib.new(HASHLIB_NAMES[hash_name], data, usedforsecurity=False).digest())
+    def digests(self, hash_name: str) -> Iterator[bytes]:
+        """Yield the digests that a portable signature may sign, as field ``d-ng``: for 64-bit kernels, then for 32-bit ones.
+
+        :param hash_name: the kernel's.
+        """
+        values = b"".join(self.attributes.values())
+        for left_out in (LEFT_OUT_64, LEFT_OUT_32):
+            # Signed for 64 bits, the attributes without these zeros come to the same.
+            if left_out == LEFT_OUT_64 or not values.endswith(bytes(LEFT_OUT_64 - LEFT_OUT_32)):
+                data = values + bytes(left_out) + _INODE.pack(self.owner, self.group, self.mode)
+                yield digest_field(hash_name, hashlib.new(HASHLIB_NAMES[hash_name], data, usedforsecurity=False).digest())
 
 
 class Trust(NamedTuple):
@@ -110,8 +125,11 @@ def why_unproven(fields: Mapping[str, bytes], digest: bytes, trust: Trust, memo:
         return f"its EVM signature is of type {signature.type} and version {signature.version}, not a portable one"
     if signature.hash_name not in trust.hashes or signature.hash_name not in HASHLIB_NAMES:
         return f"its portable EVM signature is over {signature.hash_name}, which does not count"
-    signed = protected.digest(signature.hash_name)
-    verdicts = {verify_signature(signature, signed, keys, memo) for keys in trust.keys}
+    verdicts: set[SignatureVerdict] = set()
+    for signed in protected.digests(signature.hash_name):
+        verdicts = {verify_signature(signature, signed, keys, memo) for keys in trust.keys}
+        if SignatureVerdict.VALID in verdicts:
+            break
     if SignatureVerdict.VALID not in verdicts:
         if SignatureVerdict.INVALID in verdicts:
             return "its portable EVM signature is not valid for its attributes, owner, group and mode"

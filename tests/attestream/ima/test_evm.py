@@ -58,7 +58,7 @@ def test_a_signature_of_one_version_is_none_of_the_other(version):
 def test_version_3_signs_for_what_it_was_made():
     """With version 2, a signature of a file whose content has the same digest would count."""
     fields = evm_fields(RSA, ATTRIBUTES)
-    digest = read_protected(fields).digest("sha256")[len("sha256:\0") :]
+    digest = next(read_protected(fields).digests("sha256"))[len("sha256:\0") :]
     of_a_file = sign(RSA, digest, kind=3, version=3)
     assert "is not valid for its attributes" in why(fields | {"evmsig": b"\x05" + of_a_file[1:]})
 
@@ -66,7 +66,7 @@ def test_version_3_signs_for_what_it_was_made():
 def test_the_digest_that_version_3_signs_is_that_of_the_kernel():
     """Worked out by hand from ``struct ima_file_id``: type, algorithm, and the digest without padding."""
     fields = evm_fields(EC, ATTRIBUTES)
-    digest = read_protected(fields).digest("sha256")[len("sha256:\0") :]
+    digest = next(read_protected(fields).digests("sha256"))[len("sha256:\0") :]
     signed = hashlib.sha256(b"\x05\x04" + digest).digest()
     value = EC.sign(signed, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
     head = b"\x05\x03\x04" + SigningKey(EC.public_key()).keyid.to_bytes(4, "big") + len(value).to_bytes(2, "big")
@@ -77,9 +77,75 @@ def test_the_digest_is_that_of_the_kernel():
     """Worked out by hand from ``struct h_misc`` of a 64-bit kernel: 24 bytes, of which 12 are zeros and 2 padding."""
     fields = evm_fields(RSA, {"security.ima": b"\x04\x04" + CONTENT}, owner=0x01020304, group=5, mode=0o100755)
     misc = bytes(12) + bytes.fromhex("0403020105000000ed810000")
-    assert read_protected(fields).digest("sha256") == digest_field(
+    assert next(read_protected(fields).digests("sha256")) == digest_field(
         "sha256", hashlib.sha256(b"\x04\x04" + CONTENT + misc).digest()
     )
+
+
+NO_CAPABILITY = {"security.selinux": LABEL, "security.ima": ima_digest(b"\x01" * 32)}
+"""Attributes that do not end in zeros, as those of a file without capabilities."""
+OF_ONES = digest_field("sha256", b"\x01" * 32)
+
+
+@pytest.mark.parametrize("key", [RSA, EC], ids=["rsa", "ec"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_signature_for_32_bit_kernels_proves_the_file(key, version):
+    fields = evm_fields(key, NO_CAPABILITY, owner=1000, group=100, mode=0o100640, version=version, bits=32)
+    assert why(fields, digest=OF_ONES) == ""
+    for change in ({"iuid": bytes(4)}, {"igid": bytes(4)}, {"imode": b"\xed\x89"}):
+        assert "is not valid for its attributes" in why(fields | change, digest=OF_ONES)
+    assert "no key has the id" in why(fields, digest=OF_ONES, by=trust(EC if key is RSA else RSA))
+
+
+def test_the_digest_for_32_bit_kernels_is_that_of_the_kernel():
+    """Worked out by hand from ``struct h_misc`` of a 32-bit kernel: 20 bytes, of which 8 are zeros and 2 padding."""
+    fields = evm_fields(RSA, {"security.ima": b"\x04\x04" + b"\x01" * 32}, owner=0x01020304, group=5, mode=0o100755)
+    misc = bytes(8) + bytes.fromhex("0403020105000000ed810000")
+    _, second = read_protected(fields).digests("sha256")
+    assert second == digest_field("sha256", hashlib.sha256(b"\x04\x04" + b"\x01" * 32 + misc).digest())
+
+
+def with_last(fields, value):
+    """Return ``fields`` with another value of the last attribute; nothing in them says how long it was."""
+    names = fields["xattrnames"].rstrip(b"\x00").split(b"|")
+    sizes = [size for (size,) in struct.iter_unpack("<I", fields["xattrlengths"])]
+    kept = fields["xattrvalues"][: sum(sizes[:-1])]
+    assert len(names) == len(sizes)
+    return fields | {
+        "xattrlengths": struct.pack(f"<{len(sizes)}I", *sizes[:-1], len(value)),
+        "xattrvalues": kept + value,
+    }
+
+
+def test_a_signature_for_one_kernel_is_not_taken_for_one_of_other_attributes_for_the_other():
+    """Both layouts differ by four zeros before owner, group and mode, which could as well end the last attribute."""
+    ours = NO_CAPABILITY | {"security.mine": b"value"}
+    wide, narrow = (evm_fields(RSA, ours, bits=bits) for bits in (64, 32))
+    assert why(wide, digest=OF_ONES) == why(narrow, digest=OF_ONES) == ""
+    for fields in (wide, narrow):
+        for value in (b"value" + bytes(4), b"value" + bytes(8), b"v", b""):
+            assert "is not valid for its attributes" in why(with_last(fields, value), digest=OF_ONES)
+
+
+def test_attributes_that_end_in_four_zeros_are_signed_for_64_bit_kernels_only():
+    ours = NO_CAPABILITY | {"security.capability": bytes(20)}
+    assert why(evm_fields(RSA, ours), digest=OF_ONES) == ""
+    assert "is not valid for its attributes" in why(evm_fields(RSA, ours, bits=32), digest=OF_ONES)
+
+
+@given(st.binary(max_size=12), st.binary(max_size=12), st.sampled_from([64, 32]))
+def test_what_is_signed_can_be_read_in_one_way_only(signed, shown, bits):
+    fields = evm_fields(EC, NO_CAPABILITY | {"security.mine": signed}, bits=bits)
+    proven = why(with_last(fields, shown), digest=OF_ONES) == ""
+    # Cut by four zeros, what is signed for 32 bits is the same as the rest for 64: no signature can tell.
+    assert proven == (signed == shown if bits == 64 or not signed.endswith(bytes(4)) else signed == shown + bytes(4))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_signature_for_big_endian_machines_proves_nothing(version):
+    for bits in (64, 32):
+        fields = evm_fields(RSA, NO_CAPABILITY, owner=1000, group=100, version=version, bits=bits, order=">")
+        assert "is not valid for its attributes" in why(fields, digest=OF_ONES)
 
 
 @pytest.mark.parametrize(
