@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final
@@ -27,8 +27,8 @@ from attestream.appraisal.document import check_keys, shown
 from attestream.appraisal.text import printable
 from attestream.errors import MalformedError, PolicyError
 from attestream.uefi.claims import BootClaims, draw_claims
-from attestream.uefi.contents import NO_FORMS, Forms, signature_forms
 from attestream.uefi.dictionary import FORM_VERSION, check_describable, describe_event, describe_header
+from attestream.uefi.forms import NO_FORMS, Forms, prepared_forms
 from attestream.uefi.frozen import frozen
 from attestream.uefi.kinds import NO_ACTION
 from attestream.uefi.log import PCR_COUNT, Event, EventLog
@@ -59,7 +59,7 @@ class BootRules:
     """One for each reference state."""
     expected: Expectations | None = None
     """What must hold besides."""
-    signatures: Forms = field(default_factory=dict)
+    signatures: Forms = NO_FORMS
     """Forms of the signatures in the reference states."""
 
 
@@ -93,7 +93,7 @@ def compile_boot(value: Any, policies: Mapping[str, BootPolicy] = BUILT_IN, bank
         judges=bool(policy.pcrs),
         tests=tuple(_test(policy, state, number) for number, state in enumerate(states or [{}])),
         expected=expected,
-        signatures=signature_forms(signature for state in states for signature in policy.signatures(state)),
+        signatures=prepared_forms(variable for state in states for variable in policy.signatures(state)),
     )
 
 
@@ -202,7 +202,7 @@ def proven_dictionary(
 
     :param proven: quoted PCR -> value in ``bank``, to which the log replays.
     :param known: what a memo knows of the events in that bank; the parts that come from there can not be changed.
-    :param forms: those of signatures; these can not be changed either.
+    :param forms: of signatures; these can not be changed either.
     :raises TooLargeError: over 8,192 events.
     :raises MalformedError: when an event can not be decoded.
     """

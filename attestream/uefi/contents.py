@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
 from attestream.errors import MalformedError
 from attestream.uefi import kinds
 from attestream.uefi.device_path import device_path_text
-from attestream.uefi.frozen import FrozenDict, SignatureForms
+from attestream.uefi.forms import NO_FORMS, Forms, list_form, signature_form
 from attestream.uefi.guid import guid_text
 from attestream.uefi.log import Event
 from attestream.uefi.replay import STARTUP_LOCALITY
@@ -29,15 +28,11 @@ _DER_CERTIFICATE: Final = b"\x30\x82"
 _VENDOR_DB_HEADER: Final = 100
 _SIGNATURE_VARIABLES: Final = frozenset({"PK", "KEK", "db", "dbx"})
 
-Forms = Mapping[bytes, FrozenDict]
-"""EFI_SIGNATURE_DATA -> its form, of signatures that logs are expected to have: a dbx has hundreds."""
-NO_FORMS: Final[Forms] = {}
-
 
 def event_contents(event: Event, forms: Forms = NO_FORMS) -> Any:
     """Return what the dictionary form shows for the data of ``event``, which is not empty.
 
-    ``forms``, of :func:`signature_forms`, only save time.
+    ``forms``, of :func:`attestream.uefi.forms.prepared_forms`, only save time.
 
     :raises MalformedError: when the data is not what the event type says.
     """
@@ -45,23 +40,6 @@ def event_contents(event: Event, forms: Forms = NO_FORMS) -> Any:
     if decode is not None:
         return decode(event)
     return _variable(event, forms) if event.kind in kinds.VARIABLES else event.data[:_SHOWN_BYTES].hex()
-
-
-def signature_forms(signatures: Iterable[Mapping[str, str]]) -> Forms:
-    """Return the forms of ``signatures``, each an owner (``SignatureOwner``) and data in hexadecimal (``SignatureData``).
-
-    What is no GUID or no hexadecimal text is in no log and left out.
-    """
-    owners, forms = Owners(), dict[bytes, FrozenDict]()
-    for signature in signatures:
-        owner, data = signature["SignatureOwner"], signature["SignatureData"]
-        try:
-            raw = uuid.UUID(owner).bytes_le + bytes.fromhex(data)
-        except (AttributeError, TypeError, ValueError):  # not even text, or another text
-            continue
-        # Made of the bytes as that of any other: a form is right for them whatever the text looked like.
-        forms[raw] = FrozenDict(_signature(raw, owners))
-    return forms
 
 
 def _variable(event: Event, forms: Forms) -> dict[str, Any]:
@@ -97,25 +75,16 @@ def _signature_lists(event: Event, variable: Variable, forms: Forms) -> list[dic
             "SignatureListSize": found.size,
             "SignatureHeaderSize": 0,
             "SignatureSize": found.signature_size,
-            "Keys": _keys(found.pieces(), owners, forms),
+            "Keys": list_form(found, owners, forms),
         }
         for found in lists
     ] or None
 
 
-def _keys(pieces: list[bytes], owners: Owners, forms: Forms) -> SignatureForms | None:
-    return SignatureForms([forms.get(raw) or _signature(raw, owners) for raw in pieces], pieces) if pieces else None
-
-
 def _authority(event: Event, variable: Variable) -> list[dict[str, Any]]:
     if len(variable.data) < OWNER_SIZE:
         raise _malformed(event, f"a signature of {len(variable.data)} bytes")
-    return [_signature(variable.data, Owners())]
-
-
-def _signature(raw: bytes, owners: Owners) -> dict[str, Any]:
-    text = raw[OWNER_SIZE:].hex()
-    return {"SignatureOwner": owners[raw[:OWNER_SIZE]], "SignatureData": plain(text) if text.isdigit() else text}
+    return [signature_form(variable.data, Owners())]
 
 
 def _sbat_level(_event: Event, variable: Variable) -> dict[str, str]:

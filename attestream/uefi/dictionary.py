@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from attestream.errors import TooLargeError
-from attestream.uefi.contents import NO_FORMS, Forms, event_contents
+from attestream.uefi.contents import event_contents
+from attestream.uefi.forms import NO_FORMS, Forms
 from attestream.uefi.kinds import NAMES
 from attestream.uefi.log import Event, EventLog
 from attestream.uefi.parser import parse_log
@@ -108,7 +109,7 @@ def describe_event(event: Event, only: int | None = None, forms: Forms = NO_FORM
     """Return the dictionary form of ``event``.
 
     :param only: TPM_ALG_ID of the bank whose digests are shown; all are without it.
-    :param forms: those of signatures, of :func:`attestream.uefi.contents.signature_forms`; they only save time.
+    :param forms: of signatures, of :func:`attestream.uefi.forms.prepared_forms`; they only save time.
     :raises MalformedError: when its data is not what the event type says.
     """
     shown = []

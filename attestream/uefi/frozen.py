@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 
@@ -30,11 +31,11 @@ class FrozenList(list[Any]):
 
 
 class SignatureForms(FrozenList):
-    """The dictionary forms of the signatures of one list, and in ``pieces`` what each was made of: EFI_SIGNATURE_DATA."""
+    """The dictionary forms of the signatures of one list, and in ``pieces`` what they were made of: EFI_SIGNATURE_DATA."""
 
     __slots__ = ("pieces",)
 
-    def __init__(self, forms: list[Any], pieces: list[bytes]) -> None:
+    def __init__(self, forms: list[Any], pieces: Collection[bytes]) -> None:
         super().__init__(forms)
         self.pieces = pieces
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from attestream.errors import PolicyError
-from attestream.uefi.contents import signature_forms
+from attestream.uefi.forms import NO_FORMS, prepared_forms
 from attestream.uefi.frozen import FrozenDict, SignatureForms
 from attestream.uefi.policy.logic import And, Evaluation, Or, Test, shown
 from attestream.uefi.policy.structure import NO_DICT, NO_LIST, Dispatcher, FieldTest, IterateTest, TupleTest
@@ -141,7 +141,7 @@ class SupersetOfDicts(Test):
             raise PolicyError(f"each required member must have exactly the fields {self.field_names}")
         self.reqs = frozenset(values for values in wanted if values is not None)
         # Where the members are signatures and the forms of some bytes, those bytes are as good as their forms.
-        forms = signature_forms(reqs) if self.field_names == SIGNATURE_FIELDS else {}
+        forms = (prepared_forms([reqs]) if self.field_names == SIGNATURE_FIELDS else NO_FORMS).signatures
         whole = self.reqs == {_values(form, self.field_names, names) for form in forms.values()}
         self._pieces = frozenset(forms) if whole else None
 

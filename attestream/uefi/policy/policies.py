@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from types import ModuleType
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -32,8 +31,8 @@ class BootPolicy(abc.ABC):
         :raises PolicyError: when the reference state is not valid.
         """
 
-    def signatures(self, reference: Any) -> Iterable[Mapping[str, str]]:  # noqa: ARG002  # the interface of a policy
-        """Return signatures that logs are expected to have, as :mod:`attestream.uefi.policy.reference` writes them.
+    def signatures(self, reference: Any) -> Iterable[Iterable[Mapping[str, str]]]:  # noqa: ARG002  # the interface of a policy
+        """Return for each variable signatures that logs are expected to have: ``SignatureOwner`` and ``SignatureData``.
 
         They are only prepared, which saves time: what is good, the test says.
 
@@ -79,12 +78,12 @@ class ExamplePolicy(BootPolicy):
         """
         return example_test(parse_reference_state(reference))
 
-    def signatures(self, reference: Any) -> Iterable[Mapping[str, str]]:
+    def signatures(self, reference: Any) -> Iterable[Iterable[Mapping[str, str]]]:
         """Return the keys and forbidden images of ``reference``.
 
         :raises PolicyError: when the reference state is not valid.
         """
-        return chain.from_iterable(parse_reference_state(reference).keys.values())
+        return parse_reference_state(reference).keys.values()
 
 
 BUILT_IN: Final[Mapping[str, BootPolicy]] = {

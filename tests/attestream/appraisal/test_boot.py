@@ -64,7 +64,7 @@ def test_the_current_and_the_next_boot_are_both_allowed(log):
 
 
 def test_what_a_policy_prepares_for_changes_nothing_of_what_it_judges():
-    assert len(RULES.signatures) == len(FORBIDDEN) + 1
+    assert len(RULES.signatures.signatures) == len(FORBIDDEN) + 1
     for log in (GOOD, grub_boot(forbidden=FORBIDDEN[1:]), grub_boot(db=[b"another"])):
         parsed, proven = parse_log(bytes(log)), {pcr: log.pcrs["sha256"].get(pcr, bytes(32)) for pcr in RULES.pcrs}
         form = proven_dictionary(parsed, "sha256", proven, forms=RULES.signatures)
