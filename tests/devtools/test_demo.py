@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(400)
+
 MACHINES = ("web", "db", "build")
 
 
@@ -68,7 +70,7 @@ def play(tmp_path: Path) -> Iterator[type[Demo]]:
     started: list[Demo] = []
 
     def start(*options: str) -> Demo:
-        started.append(Demo(tmp_path, *options))
+        started.append(Demo(tmp_path, "--deadline", "60", *options))
         return started[-1]
 
     yield start
