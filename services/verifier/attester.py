@@ -56,6 +56,7 @@ class Attester:
         "queued",
         "refused_at",
         "renewed_at",
+        "reply",
         "result_expires_at",
         "retries",
         "seq",
@@ -97,6 +98,10 @@ class Attester:
         self.issued_at = 0
         self.nonce = b""
         """Of the challenge with ``seq`` and ``issued_at``; empty when it was not issued here."""
+        self.reply = ""
+        """Token of the subject at which its answers are awaited. Whoever knows where one agent answers must not know where
+        another does. It stays while challenges are answered: the server remembers hundreds of subjects for each connection
+        that publishes to them, and thousands that it may answer to."""
         self.in_flight = False
         self.busy = False
         """Something about this agent is being written; its next challenge waits."""
@@ -146,12 +151,6 @@ class Attester:
             return False
         self.allowance -= 1
         return True
-
-    @property
-    def reply(self) -> str:
-        """Token of the subject at which its answer is awaited. Whoever knows where one agent answers must not know where
-        another does."""
-        return self.nonce[:8].hex()
 
     @property
     def watched(self) -> bool:

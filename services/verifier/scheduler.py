@@ -179,6 +179,7 @@ class Scheduler:
             self.later(attester, pause_ms)
         else:
             elapsed = self._clock() - attester.issued_at
+            self._landed(attester, answered=True)
             self.later(attester, max(pause_ms, int(attester.interval_ms * _random.uniform(0.9, 1.0)) - elapsed))
         attester.again = False
 
@@ -303,6 +304,7 @@ class Scheduler:
         self.in_flight += 1
         self._wheel.set(attester, attester.due_at)
         attester.nonce = challenge.nonce
+        attester.reply = attester.reply or challenge.nonce[:8].hex()
         reply = f"{self._reply_prefix}.{attester.reply}.{attester.token}"
         return subjects.challenge_of(attester.token), reply, encode(challenge)
 
@@ -323,10 +325,13 @@ class Scheduler:
         except AttestreamError as error:
             log.warning("%s: not written, will be tried again: %s", attester.agent_id, error)
 
-    def _landed(self, attester: Attester) -> None:
+    def _landed(self, attester: Attester, *, answered: bool = False) -> None:
         if attester.in_flight:
             attester.in_flight = False
             self.in_flight -= 1
+            if not answered:
+                # The answer may still come, and must not be taken for that to the next challenge.
+                attester.reply = ""
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
