@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from attestream.bus import jetstream
 from attestream.bus.connection import Bus
 from attestream.bus.consume import DEFERRED, Consumer, Deferred
 from attestream.bus.delivery import Delivery
@@ -93,11 +92,12 @@ class Revocations:
         :raises BusError: the bus does not answer.
         :raises StorageError: the database does not answer.
         """
-        info = await jetstream.call(self._bus, f"STREAM.INFO.{topology.EVENTS.name}", {})
         async with transaction(self._engine) as connection:
             await bus_keys.begin(connection)
-            if await standing.last_kept(connection) > info["state"]["last_seq"]:
-                _log.warning("the record has begun anew; what it says from now on counts")
+            agent_id, last = await standing.last_kept(connection)
+        if not await standing.is_of_this_record(self._bus, agent_id, last):
+            _log.warning("the record has begun anew; what it says from now on counts")
+            async with transaction(self._engine) as connection:
                 await standing.begin_anew(connection)
         await self.consumer.start()
 

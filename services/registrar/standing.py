@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from attestream.bus import jetstream
 from attestream.bus.connection import Bus
 from attestream.bus.stored import Stored, get_batch
 from attestream.database.statements import insert_missing
@@ -145,9 +146,28 @@ async def keep(connection: AsyncConnection, decisions: Sequence[tuple[str, Decis
     return [index in new for index in range(len(decisions))]
 
 
-async def last_kept(connection: AsyncConnection) -> int:
-    """Return the greatest sequence of which anything is kept."""
-    return int((await connection.execute(select(func.max(standing.c.sequence)))).scalar_one_or_none() or 0)
+async def last_kept(connection: AsyncConnection) -> tuple[str, Decision]:
+    """Return the latest decision that is kept, and whom it is about; nobody and :data:`UNDECIDED` when there is none."""
+    row = (await connection.execute(select(standing).order_by(standing.c.sequence.desc()).limit(1))).one_or_none()
+    return ("", UNDECIDED) if row is None else (row.agent_id, Decision(row.sequence, row.blocked, row.reason, row.failed))
+
+
+async def is_of_this_record(bus: Bus, agent_id: str, decision: Decision) -> bool:
+    """Return whether a decision that was kept can be one of the record that the bus has now, and not of one that is lost.
+
+    :raises BusError: the record can not be read.
+    """
+    if not decision.sequence:
+        return True
+    info = await jetstream.call(bus, f"STREAM.INFO.{topology.EVENTS.name}", {})
+    if decision.sequence > info["state"]["last_seq"]:
+        return False
+    request = {"seq": decision.sequence, "next_by_subj": ">", "batch": 1}
+    found = (await get_batch(bus, topology.EVENTS.name, request)).messages
+    # What has left the stream by its age says nothing.
+    if not found or found[0].sequence != decision.sequence:
+        return True
+    return found[0].subject == subjects.event(decision.reason, agent_id)
 
 
 async def begin_anew(connection: AsyncConnection) -> None:

@@ -144,3 +144,39 @@ async def test_a_registrar_whose_part_has_ended_does_not_go_on_without_it(
     with pytest.raises(ExceptionGroup, match="unhandled errors"):
         async with asyncio.timeout(30), serving(bus, registrar_config(installation, tmp_path / "registrar.db")):
             await asyncio.Event().wait()
+
+
+async def test_what_was_decided_by_a_record_that_is_lost_hides_nothing_of_the_new_one(connected, tmp_path):
+    """A bus that was made anew counts its events from the start, and may have come far before the registrar does."""
+    engine = open_engine(DatabaseUrl(f"sqlite:///{tmp_path / 'registrar.db'}"))
+    await migrate(engine, MIGRATIONS)
+    verifier, bus = await connected(Role.VERIFIER), await connected(Role.REGISTRAR)
+
+    async def follow():
+        revocations = Revocations(engine, bus, None, lifetime_s=LIFETIME_S, clock=unix_ms)
+        await revocations.start()
+        return revocations
+
+    async def sequences():
+        async with reading(engine) as connection:
+            return {name: one.sequence for name, one in (await standing.all_kept(connection, ["a", "b", "c"])).items()}
+
+    for name, kind in (("a", EventKind.STARTED), ("b", EventKind.STARTED), ("a", EventKind.FAILED)):
+        await put_on_record(verifier, name, kind)
+    revocations = await follow()
+
+    async def heard():
+        return await sequences() == {"a": 3, "b": 2}
+
+    await eventually(heard)
+    await revocations.stop()
+    # It is of this record, and counts on.
+    await (await follow()).stop()
+    assert await heard()
+    for lost in (3, 30):
+        async with transaction(engine) as connection:
+            await standing.begin_anew(connection)
+            await standing.keep(connection, [("b", decided_by(EventKind.STARTED, lost))])
+        await (await follow()).stop()
+        assert set((await sequences()).values()) == {0}
+    await engine.dispose()
