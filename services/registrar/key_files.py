@@ -26,29 +26,30 @@ class KeyFile:
         self._kind = kind
         self._mark = self._look()
         self._key = self._read()
+        self._said = ""
 
     def __call__(self) -> NKey:
-        """Return the key that the file holds now. While it can not be used, the last one that could goes on."""
+        """Return the key that the file holds now. While it can not be used, the last one that could goes on; why, is said
+        once."""
         try:
             mark = self._look()
             if mark != self._mark:
-                self._mark = mark
                 key = self._read()
                 if key.public != self._key.public:
                     _log.info("%s holds another key now: %s", self._path, key.public)
-                self._key = key
+                self._key, self._mark, self._said = key, mark, ""
         except ConfigError as error:
-            if self._mark is not None:
+            if error.message != self._said:
+                self._said = error.message
                 _log.error("the last key goes on: %s (%s)", error.message, error.hint)
-            self._mark = None
         return self._key
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, ...]:
         try:
             found = self._path.stat()
         except OSError as error:
             raise ConfigError(f"{self._path} can not be read: {error.strerror or error}") from error
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
     def _read(self) -> NKey:
         try:
