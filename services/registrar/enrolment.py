@@ -187,10 +187,10 @@ class Registrar:
         :raises StorageError: when the database does not answer.
         """
         async with transaction(self._engine) as connection:
-            if author.key_id and author.signed_at < (await identities.find(connection, request.agent_id)).at:
+            enrolment, since = await identities.remove(connection, request.agent_id)
+            if author.key_id and author.signed_at < since:
                 # An old request that was kept and is sent again must not end what has begun since.
                 raise SupersededError(f"{request.agent_id} has enrolled since the request was signed")
-            enrolment = await identities.remove(connection, request.agent_id)
             await challenges.forget(connection, request.agent_id)
             deleted = event(EventKind.IDENTITY_DELETED, request.agent_id, enrolment, self._clock())
             await outbox.add(connection, replace(deleted, actor=author.name, actor_key=author.key_id))

@@ -82,19 +82,20 @@ async def record(
     return outcomes
 
 
-async def remove(connection: AsyncConnection, agent_id: str) -> int:
-    """Free an id and return the number of the enrolment that ended.
+async def remove(connection: AsyncConnection, agent_id: str) -> tuple[int, int]:
+    """Free an id; return the number of the enrolment that ended, and since when it was (Unix ms).
 
     :raises UnknownAgentError: when there is no such identity.
     """
     _check(agent_id)
     # Not UPDATE ... RETURNING: MariaDB and MySQL have none.
     this = (identity.c.agent_id == agent_id, identity.c.active)
-    enrolment = (await connection.execute(select(identity.c.enrolment).where(*this).with_for_update())).scalar_one_or_none()
-    if enrolment is None:
+    query = select(identity.c.enrolment, identity.c.at).where(*this).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
         raise _unknown(agent_id)
     await connection.execute(update(identity).where(*this).values(active=False, **_NOTHING))
-    return int(enrolment)
+    return row.enrolment, row.at
 
 
 async def find(connection: AsyncConnection, agent_id: str) -> Identity:

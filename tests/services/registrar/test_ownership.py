@@ -7,11 +7,13 @@ import secrets
 import msgspec
 import pytest
 
-from attestream.errors import EnrolmentError, UnknownAgentError
+from attestream.errors import EnrolmentError, SupersededError, UnknownAgentError
+from attestream.trust.keyring import Author
 from schemas import subjects
 from schemas.base import encode
 from schemas.enrolment import ActivateRequest, DeleteIdentity, Done, Enrolled, transcript
 from schemas.events import EventKind
+from schemas.roles import Role
 from services.registrar import challenges
 
 EVERY_DATABASE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql", "mariadb"], indirect=True)
@@ -115,3 +117,16 @@ async def test_deleted_id_is_free_for_another_tpm_and_its_numbers_go_on(
         await bus.request(subjects.REGISTRAR_DELETE, DeleteIdentity(agent_id="a"), Done)
     assert (await enrol(make_agent("a"))).enrolment == 2
     await on_record("a", (EventKind.ENROLLED, 1), (EventKind.IDENTITY_DELETED, 1), (EventKind.ENROLLED, 2))
+
+
+@EVERY_DATABASE
+async def test_an_order_to_delete_that_was_kept_back_ends_nothing_that_has_begun_since(
+    registrar, make_agent, enrol, identity, clock, on_record
+):
+    await enrol(make_agent("a"))
+    before, early, late = await identity("a"), *(Author(Role.ADMIN, "alice", "key", clock.now + at) for at in (-1, 0))
+    with pytest.raises(SupersededError, match="has enrolled since"):
+        await registrar.delete(DeleteIdentity(agent_id="a"), early)
+    assert await identity("a") == before
+    await registrar.delete(DeleteIdentity(agent_id="a"), late)
+    await on_record("a", (EventKind.ENROLLED, 1), (EventKind.IDENTITY_DELETED, 1))
