@@ -29,8 +29,8 @@ _ROWS: Final[dict[str, tuple[str, Goal | None]]] = {
     "ima_warm_entries_per_s": ("IMA entries, warm", Goal(800_000, "/s")),
     "ima_sig_rsa_entries_per_s": ("IMA entries with RSA-2048 signatures", None),
     "ima_sig_ecdsa_entries_per_s": ("IMA entries with P-256 signatures", None),
-    "eventlog_policy_cold_per_s": ("boot logs, parsed and judged, cold", None),
-    "eventlog_policy_per_s": ("boot logs, parsed and judged, warm", None),
+    "eventlog_policy_cold_per_s": ("boot logs of an unknown model (cold)", None),
+    "eventlog_policy_per_s": ("new boot logs of a known model (warm)", None),
     "quote_rsa2048_per_s": ("quotes, RSA-2048", None),
     "quote_p256_per_s": ("quotes, P-256", None),
     "poll_no_news_0_us": ("poll without news, no paths", None),
@@ -43,14 +43,15 @@ _ROWS: Final[dict[str, tuple[str, Goal | None]]] = {
     "policy_1m_mb": ("... memory that it holds", None),
     "policy_1m_peak_mb": ("... memory while compiling", None),
 }
-_TIMES_GOALS: Final = {"eventlog_policy_per_s": 40.0}
+_TIMES_GOALS: Final = {"eventlog_policy_cold_per_s": 40.0, "eventlog_policy_per_s": 40.0}
 
 _HOW: Final = (
     "CPU time of one process on one core, its children included, medians of 3 to 5 runs. IMA: {entries:,} entries of ima-ng "
     "against a policy of as many paths, cold: no entry was ever seen before, warm: another machine showed the same log; "
     "{signed:,} entries of ima-sig, each with another signature. Boot log: 40 KB of a Secure Boot machine, replayed, read "
-    "and judged by the policy `example`, cold: no event was ever seen before, warm: other machines of the fleet showed "
-    "theirs. Quotes: signature, nonce, 11 PCR values and their policy. Poll without news: what "
+    "and judged by the policy `example` with a reference state made from one of the model, each of another machine, cold: "
+    "no event was ever seen before, warm: others of the model showed theirs. Quotes: signature, nonce, 11 PCR values and "
+    "their policy. Poll without news: what "
     "the core does for an answer with known PCR values (RSA-2048); the incumbent's quote check and its reading of the "
     "policy. Compiling: from the document; the incumbent's check at upload. Times: above 1, ours is better."
 )

@@ -119,37 +119,38 @@ def _parse_agile(data: bytes, header: Event, at: int, spec_id: SpecId, *, padded
 class _UsualEvents:
     """Reads events with one digest of each algorithm, in the order of the header: so are almost all, and it is quick."""
 
-    __slots__ = ("_algorithms", "_head", "_mark", "_other_marks")
+    __slots__ = ("_first", "_head", "_mark", "_marks", "_others", "_rest")
 
     def __init__(self, spec_id: SpecId) -> None:
-        sizes = spec_id.algorithms
-        self._algorithms = [algorithm for algorithm, _size in sizes]
-        # Count of digests and first algorithm are next to each other: one comparison is for both.
-        self._mark, *self._other_marks = [_NUMBER16.pack(algorithm) for algorithm in self._algorithms]
-        self._mark = _NUMBER32.pack(len(sizes)) + self._mark
-        (_first, size), *others = sizes
-        self._head = Struct(f"<II6s{size}s" + "".join(f"2s{size}s" for _algorithm, size in others) + "I")
+        (self._first, size), *others = spec_id.algorithms
+        # The count of digests and the first one's algorithm are next to each other: one comparison is for both.
+        self._mark = _NUMBER32.pack(len(spec_id.algorithms)) + _NUMBER16.pack(self._first)
+        self._others = [algorithm for algorithm, _size in others]
+        self._marks = tuple([_NUMBER16.pack(algorithm) for algorithm in self._others])
+        self._rest = Struct("".join(f"2s{size}s" for _algorithm, size in others))
+        # All other digests are one field: many logs have none, and those are spared taking it apart.
+        self._head = Struct(f"<II6s{size}s{self._rest.size}sI")
 
     def read(self, data: bytes, at: int, events: list[Event]) -> int:
         """Add the usual events from ``at`` on to ``events``; return where one begins that is none, or cut, or out of bounds.
 
         Padding is none: an event of 0x00 or 0xFF would have no digest, or too many.
         """
-        unpack, size, mark, other_marks = self._head.unpack_from, self._head.size, self._mark, self._other_marks
-        first, *others = self._algorithms
+        unpack, size, mark, first = self._head.unpack_from, self._head.size, self._mark, self._first
         total, number = len(data), len(events)
         last = total - size
         while at <= last and number < MAX_EVENTS - 1:
-            pcr, kind, found, digest, *more, length = unpack(data, at)
+            pcr, kind, found, digest, rest, length = unpack(data, at)
             start = at + size
             end: int = start + length
             if found != mark or pcr >= PCR_COUNT or end > total:
                 break
             digests: tuple[Digest, ...] = ((first, digest),)
-            if more:
-                if more[::2] != other_marks:
+            if rest:
+                parts = self._rest.unpack(rest)
+                if parts[::2] != self._marks:
                     break
-                digests += tuple(zip(others, more[1::2], strict=True))
+                digests += tuple(zip(self._others, parts[1::2], strict=True))
             number += 1
             events.append(Event(number, at, pcr, kind, digests, data[start:end]))
             at = end

@@ -59,7 +59,7 @@ def parse_variable(event: Event) -> Variable:
 
 def is_boot_option(name: str) -> bool:
     """Whether ``name`` is that of a load option: Boot####."""
-    return _BOOT_NUMBER.fullmatch(name) is not None
+    return name.startswith("Boot") and _BOOT_NUMBER.fullmatch(name) is not None
 
 
 def parse_boot_order(event: Event, data: bytes) -> list[str]:
