@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from attestream.embedded.nats import find_server
+from attestream.embedded.nats import COLLECTING, find_server
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _LIBRARIES: Final = ("nats-py", "uvloop", "msgspec", "cryptography")
@@ -62,6 +62,7 @@ def describe() -> dict[str, str | int | float]:
         "machine_system": f"{platform.system()} {platform.release()}",
         "machine_python": platform.python_version(),
         "machine_versions": f"{versions}, {server}",
+        "machine_gogc": (COLLECTING | os.environ)["GOGC"],
         "machine_load_before": round(os.getloadavg()[0], 2),
         "machine_steal_share": steal_share(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_start_and_stop_can_be_repeated(tmp_path):
     server.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(("mine", "used"), [(None, "50"), ("100", "100")])
+def test_garbage_is_collected_early_unless_the_environment_says_otherwise(tmp_path, monkeypatch, mine, used):
+    monkeypatch.delenv("GOGC", raising=False)
+    if mine is not None:
+        monkeypatch.setenv("GOGC", mine)
+    server = NatsServer(tmp_path / "bus")
+    server.start()
+    try:
+        assert f"GOGC={used}".encode() in Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        server.kill()
 
 
 def test_store_is_for_its_owner_alone(tmp_path):
