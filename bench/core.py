@@ -29,7 +29,7 @@ _ROWS: Final[dict[str, tuple[str, Goal | None]]] = {
     "ima_warm_entries_per_s": ("IMA entries, warm", Goal(800_000, "/s")),
     "ima_sig_rsa_entries_per_s": ("IMA entries with RSA-2048 signatures", None),
     "ima_sig_ecdsa_entries_per_s": ("IMA entries with P-256 signatures", None),
-    "eventlog_policy_cold_per_s": ("boot logs of an unknown model (cold)", None),
+    "eventlog_policy_cold_per_s": ("boot logs, nothing like them seen before (cold)", None),
     "eventlog_policy_per_s": ("new boot logs of a known model (warm)", None),
     "quote_rsa2048_per_s": ("quotes, RSA-2048", None),
     "quote_p256_per_s": ("quotes, P-256", None),
