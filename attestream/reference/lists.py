@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from attestream.errors import MalformedError, PolicyError
@@ -25,7 +26,7 @@ def add_flat_list(text: str, into: Collected) -> int:
     :raises PolicyError: naming the line that is something else, or has a weak digest.
     """
     count = 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
@@ -45,6 +46,15 @@ def add_flat_list(text: str, into: Collected) -> int:
             into.add(path.replace(" ", "_"), digest)
         count += 1
     return count
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of ``text`` one by one: short ones take many times their size when all are there at once."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def _check_hex(digest: str, place: str) -> None:
