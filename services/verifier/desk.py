@@ -319,6 +319,9 @@ class Desk:
         if appraisal.findings:
             # The parts to come do not say it again.
             await self._warn(attester, list(appraisal.findings), received_at)
+        if attester.standing is Standing.TRUSTED:
+            # Whoever has parts without end must not stay trusted for them.
+            await self.check_lapse(attester)
         self._advance(attester, evidence, appraisal.state)
         attester.missed = attester.retries = 0
         attester.again = True

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from attestream.bus import jetstream
 from attestream.bus.partitions import partition
 from attestream.bus.window import PullWindow
+from devtools import ima_log
 from devtools.pool import allowing, digest_of, eventually, make_agent
 from devtools.soft_fleet import SoftFleet
 from schemas import subjects, topology
@@ -126,6 +127,29 @@ async def test_a_log_that_is_too_long_for_one_evidence(pool, tenant, bus):
     assert fleet.news == 7
     said = [(event.kind, [found.culprit for found in event.findings]) for event in await tenant.events("a")]
     assert said == [(EventKind.ADDED, []), (EventKind.WARNED, ["/tmp/early"]), (EventKind.TRUSTED, [])]
+    await fleet.stop()
+
+
+async def test_parts_without_end_keep_nobody_trusted(pool, tenant, bus):
+    """A machine that has run something bad shows what others may run, one entry at a time, and says that there is more."""
+    agent = make_agent("a")
+    fleet = SoftFleet(bus, [agent])
+    await fleet.start()
+    await fleet.serve_identities()
+    await pool.start("one")
+    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
+    assert (await tenant.add("a", interval_ms=500, lease_ms=1500)).ok
+    await tenant.becomes("a", Standing.TRUSTED)
+    agent.run("/tmp/bad", digest_of("bad"))
+    agent.log[-1:] = [ima_log.record("/tmp/x", digest_of("x"))] * 5000
+    agent.at_once = 1
+    await fleet.notice("a")
+
+    async def on_record():
+        return EventKind.LAPSED in [event.kind for event in await tenant.events("a")]
+
+    await eventually(on_record)
+    assert await tenant.standing("a") is not Standing.TRUSTED
     await fleet.stop()
 
 
