@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar, cast
 
 from attestream.bus.connection import Bus
 from attestream.bus.consume import Consumer, Delivery, Handler
@@ -16,6 +16,8 @@ from schemas import subjects, topology
 from schemas.attestation import MAX_PARTS
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EVIDENCE_BATCH: Final = 2
 """One and a half batches of each partition may be on their way at once. If all of them are parts of large logs, they must
@@ -127,12 +129,20 @@ class Intake:
 
     async def _start(self) -> None:
         consumers = self.evidence, self.commands
-        before = [await take_over(self._bus, consumer.stream, consumer.name) for consumer in consumers]
+        before = await _both(take_over(self._bus, consumer.stream, consumer.name) for consumer in consumers)
         self._delivered_before = before[0]
-        for consumer in consumers:
-            await consumer.start()
+        await _both(consumer.start() for consumer in consumers)
 
     async def _stop(self, within_s: float = STOP_S) -> None:
         await asyncio.gather(self.evidence.stop(within_s), self.commands.stop(within_s))
         for delivery in self._given_back():
             await delivery.retry()
+
+
+async def _both(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Take ``steps`` at the same time and return what they return; raise the first error once all are over."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[T]", results)
