@@ -44,6 +44,8 @@ class MariaDb(DatabaseServer):
             _find("mariadb-install-db", "mysql_install_db"),
             "--no-defaults",
             f"--datadir={self._directory / 'data'}",
+            # In a common one, a server that starts removes the temporary tables of others.
+            f"--tmpdir={self._directory}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *(f"--{name}={value}" for name, value in _SETTINGS.items()),
@@ -69,7 +71,7 @@ class MariaDb(DatabaseServer):
         return self._directory / "socket"
 
     def _command(self) -> list[str]:
-        settings = {"datadir": self._directory / "data", "socket": self._socket, **_SETTINGS}
+        settings = {"datadir": self._directory / "data", "tmpdir": self._directory, "socket": self._socket, **_SETTINGS}
         return [
             self._server,
             "--no-defaults",

@@ -153,6 +153,7 @@ async def test_a_flood_is_told_to_come_back_and_an_honest_agent_enrols(registrar
     await other.close()
 
 
+@pytest.mark.alone
 async def test_a_flood_of_machines_that_there_are_not_does_not_keep_an_honest_one_out(
     installation, secured, tmp_path, monkeypatch, make_agent, caplog
 ):
