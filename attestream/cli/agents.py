@@ -27,6 +27,7 @@ _LEFT: Final = {
     "known": "a verifier has it, or the record does not say that it was added",
     Standing.FAILED: "it had failed; look into it, then `attestream agents add` gives it its next chance",
     Standing.STOPPED: "it was stopped; `attestream agents add` has it attested again",
+    Standing.UNKNOWN: "it may have failed: an event about it is not believed; look into it, then `attestream agents add`",
 }
 """Why `rebuild` does not add an agent."""
 

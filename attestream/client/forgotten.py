@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SETTLED_MS: Final = 60_000
 """An agent that was added less than so long ago may have its row yet to come."""
 
+_ENDING: Final = (EventKind.FAILED, EventKind.STOPPED, EventKind.DELETED)
 _EVENT: Final = Decoder[Event](Event)
 
 
@@ -31,7 +32,7 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
     agent_id: str
     standing: Standing
-    """After its last event."""
+    """After its last event; ``unknown`` when one is not believed that may hide how it ended."""
     attestation: Attestation
     """How it was attested, as far as that is told."""
     untold: bool
@@ -39,8 +40,8 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> bool:
-        """Whether somebody has to decide about it: it had failed, or was stopped."""
-        return self.standing in (Standing.FAILED, Standing.STOPPED)
+        """Whether somebody has to decide about it: it had failed, or was stopped, or may have been."""
+        return self.standing in (Standing.FAILED, Standing.STOPPED, Standing.UNKNOWN)
 
 
 async def forgotten(bus: Bus, agent_ids: Collection[str], now: int) -> list[str]:
@@ -68,7 +69,7 @@ async def told(bus: Bus, agent_ids: Collection[str]) -> list[Forgotten]:
     from attestream.bus.stored import last_messages
 
     patterns = [subjects.events_of(agent_id) for agent_id in agent_ids]
-    stored, _ = await believed(bus, await last_messages(bus, EVENTS.name, patterns) if patterns else [])
+    stored, rejected = await believed(bus, await last_messages(bus, EVENTS.name, patterns) if patterns else [])
     lives: dict[str, Forgotten] = {}
     for message in stored:
         try:
@@ -88,4 +89,8 @@ async def told(bus: Bus, agent_ids: Collection[str]) -> list[Forgotten]:
         lives[event.agent_id] = Forgotten(
             agent_id=event.agent_id, standing=event.standing, attestation=attestation, untold=untold
         )
+    hidden = set(rejected)
+    for agent_id, life in lives.items():
+        if hidden and not hidden.isdisjoint(subjects.event(kind, agent_id) for kind in _ENDING):
+            lives[agent_id] = msgspec.structs.replace(life, standing=Standing.UNKNOWN)
     return [lives[agent_id] for agent_id in agent_ids if agent_id in lives]

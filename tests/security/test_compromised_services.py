@@ -10,6 +10,7 @@ import pytest
 
 from attestream.bus.stored import get_batch
 from attestream.client import connect as connect_client
+from attestream.client.forgotten import told
 from attestream.config import NotifierConfig, VerifierConfig
 from attestream.errors import SignatureError
 from devtools.pool import Pool, Tenant, allowing, eventually, make_agent
@@ -64,6 +65,21 @@ def evidence_of(agent):
 
 async def put(bus, trust, subject, message):
     await bus.publish_durable(subject, message, message_id=an_id(), headers=trust.sign(subject, encode(message)))
+
+
+async def test_a_failure_that_is_written_over_is_not_rebuilt_as_a_good_agent(bus, client, keys):
+    """A server keeps the last event of a kind: of one that nobody may have signed, nobody knows what was there before."""
+    record, reader = signing(keys, "verifier"), client.bus
+    for number, kind, standing in ((1, EventKind.ADDED, Standing.PENDING), (2, EventKind.FAILED, Standing.FAILED)):
+        event = Event(id=an_id(), kind=kind, agent_id="a", at=number, event_number=number, standing=standing)
+        await put(bus, record, subjects.event(kind, "a"), event)
+    assert [each.standing for each in await told(reader, ["a"])] == [Standing.FAILED]
+
+    forged = Event(id=an_id(), kind=EventKind.FAILED, agent_id="a", at=3, event_number=3, standing=Standing.TRUSTED)
+    await put(bus, signing(keys, "alice"), subjects.event(EventKind.FAILED, "a"), forged)
+
+    [left] = await told(reader, ["a"])
+    assert (left.standing, left.ended) == (Standing.UNKNOWN, True)
 
 
 @pytest.mark.parametrize("name", ["registrar", "notifier", "alice", "otto"])
