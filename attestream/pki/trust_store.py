@@ -27,7 +27,7 @@ class TrustStore:
 
     def __init__(self, certificates: Iterable[Certificate] = (), *, distrusted: Iterable[bytes] = ()) -> None:
         """:param distrusted: SHA-256 digests of the public keys (SubjectPublicKeyInfo) that no path may contain, whether a
-        certificate of the key stands here or comes from an agent.
+        certificate of the key stands here or comes from an agent; or of single certificates (DER).
         """
         self._distrusted = frozenset(distrusted)
         self._by_subject: dict[object, dict[bytes, Certificate]] = {}
@@ -52,8 +52,10 @@ class TrustStore:
         return TrustStore((*self.certificates(), *other.certificates()), distrusted=self._distrusted | other._distrusted)
 
     def distrusts(self, certificate: Certificate) -> bool:
-        """Whether no path may contain the certificate's key."""
-        return bool(self._distrusted) and key_digest(certificate) in self._distrusted
+        """Whether no path may contain the certificate's key, or this certificate of it."""
+        if not self._distrusted:
+            return False
+        return not self._distrusted.isdisjoint((key_digest(certificate), hashlib.sha256(certificate.der).digest()))
 
     def certificates(self) -> tuple[Certificate, ...]:
         """Return all certificates."""

@@ -51,7 +51,7 @@ ek_distrust = ["8fac94b462b37acb84431bdc71395585caf518c17f656051ff9c4347a4726ed9
 ```
 
 The fingerprint may also be of a certificate in `ek_store`. For an authority that is in neither, such as one below a root,
-give the SHA-256 of its public key:
+give the SHA-256 of its public key (that of its certificate counts too, but for no other certificate of the same key):
 
 ```sh
 openssl x509 -in CA.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum

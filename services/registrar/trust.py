@@ -46,7 +46,7 @@ def _distrusted(fingerprints: Sequence[str], known: Sequence[Certificate]) -> It
         if len(digest) != hashlib.sha256().digest_size:
             raise ConfigError(f"[registrar] `ek_distrust`: {text!r} is no SHA-256 fingerprint in hex")
         if digest not in keys and digest not in keys.values():
-            _log.warning("ek_distrust: %s is of no certificate that is known, and is taken for that of a public key", text)
+            _log.warning("ek_distrust: %s is of no known certificate: taken for that of a key, or of one certificate", text)
         yield keys.get(digest, digest)
 
 

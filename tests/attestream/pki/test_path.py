@@ -1,3 +1,4 @@
+import hashlib
 import time
 
 import msgspec
@@ -290,6 +291,15 @@ def test_distrusted_key_is_the_same_under_another_certificate():
     via = [authority("Below", ROOT, key=out.key)]
     assert path(out.endorse(EK), ROOT, via=via).good
     assert codes(path(out.endorse(EK), ROOT, out, via=via, distrusted=[out])) == ["certificate-distrusted"]
+
+
+def test_certificate_that_only_agents_show_can_be_distrusted_by_its_own_fingerprint():
+    """What is published of an authority that lost its key is often that."""
+    below = authority("Below", ROOT)
+    shown = [parse_certificate(below.der)]
+    store = TrustStore(TrustStore.of([ROOT.der]).certificates(), distrusted=[hashlib.sha256(below.der).digest()])
+    endorsed = parse_certificate(below.endorse(EK))
+    assert codes(find_path(endorsed, store, intermediates=shown, profile=STRICT, now=NOW)) == ["certificate-distrusted"]
 
 
 def test_stores_that_are_put_together_distrust_what_either_does():
