@@ -130,12 +130,14 @@ class Bus:
         ttl_s: int | None = None,
         guard: tuple[str, int] | None = None,
         sign: bool = False,
+        patient: bool = False,
         timeout_s: float = 10.0,
     ) -> Ack:
         """Store ``message`` in the stream that holds ``subject``, once for each ``message_id``, and return the receipt.
 
         ``ttl_s`` ends the message's life after whole seconds, 1 or more. ``guard`` is a subject of the same stream and the
         last sequence that it must have for the message to be taken (0: none). ``sign``: with the signature of this process.
+        ``patient``: nobody waits for the receipt (:attr:`attestream.bus.settings.BusSettings.gather_s`).
 
         :raises FencedError: the guard's subject has another last sequence.
         :raises ForbiddenError: the credentials do not allow it.
@@ -154,7 +156,8 @@ class Bus:
         data = message if isinstance(message, bytes) else encode(message)
         if sign:
             extended |= self.trust.sign(subject, data)
-        return await durable.publish(self, durable.Publication(subject, data, extended, message_id, guard), timeout_s)
+        publication = durable.Publication(subject, data, extended, message_id, guard, patient)
+        return await durable.publish(self, publication, timeout_s)
 
     async def request(
         self,

@@ -60,6 +60,8 @@ class Publication(msgspec.Struct, frozen=True):
     headers: dict[str, str]
     message_id: str
     guard: tuple[str, int] | None
+    patient: bool = False
+    """Whether the receipt may take a moment longer, for less CPU."""
 
 
 async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
@@ -79,7 +81,12 @@ async def publish(bus: Bus, publication: Publication, timeout_s: float) -> Ack:
             # Publishing while disconnected would only fill the client's buffer with copies.
             await bus.connected(left)
             reply = await bus.replies.ask(
-                publication.subject, publication.data, publication.headers, max(0.01, min(_ATTEMPT_S, left)), repeatable=True
+                publication.subject,
+                publication.data,
+                publication.headers,
+                max(0.01, min(_ATTEMPT_S, left)),
+                repeatable=True,
+                patient=publication.patient,
             )
             answer = await _receipt(bus, publication, _DECODER.decode(reply.data), repeated=attempts > 1)
             if isinstance(answer, Ack):

@@ -7,14 +7,15 @@ becomes an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Final
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionReconnectingError, NoRespondersError
 
 from attestream.bus.refusals import Violations
+from attestream.bus.transport import BoundedClient
 
 _NO_RESPONDERS: Final = "503"
 _PENDING_LIMIT: Final = 1 << 20
@@ -23,7 +24,7 @@ _PENDING_LIMIT: Final = 1 << 20
 class Replies:
     """The reply inbox of a connection. Its prefix is random, so the tokens after it need not be."""
 
-    def __init__(self, nc: Client, violations: Violations) -> None:
+    def __init__(self, nc: BoundedClient, violations: Violations) -> None:
         self._nc = nc
         self._violations = violations
         self._prefix = ""
@@ -39,12 +40,19 @@ class Replies:
         await self._nc.subscribe(self._prefix + "*", cb=self._take, pending_msgs_limit=_PENDING_LIMIT, pending_bytes_limit=0)
 
     async def ask(
-        self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float, *, repeatable: bool = False
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        timeout_s: float,
+        *,
+        repeatable: bool = False,
+        patient: bool = False,
     ) -> Msg:
         """Publish ``data`` and return the first reply.
 
         A ``repeatable`` question ends as soon as the connection is lost, so that it can be asked again at once; others wait
-        on, for the answer may come over the next connection.
+        on, for the answer may come over the next connection. While a ``patient`` one waits, messages may gather as ever.
 
         :raises NoRespondersError: nobody listens to ``subject``.
         :raises ConnectionReconnectingError: the connection was lost under a repeatable question.
@@ -57,7 +65,8 @@ class Replies:
         if repeatable:
             self._repeatable.add(future)
         try:
-            with self._violations.watch("publish", subject, future):
+            hurried = contextlib.nullcontext() if patient else self._nc.hurried()
+            with hurried, self._violations.watch("publish", subject, future):
                 async with asyncio.timeout(timeout_s):
                     await self._nc.publish(subject, data, reply=self._prefix + token, headers=headers)
                     message = await future

@@ -226,7 +226,7 @@ async def _attempt(bus: Bus, stream: str, payload: bytes) -> Batch:
     subject = f"$JS.API.DIRECT.GET.{stream}"
     subscription = await bus.nc.subscribe(inbox, cb=take, pending_bytes_limit=0)
     try:
-        with bus.violations.watch("publish", subject, end):
+        with bus.nc.hurried(), bus.violations.watch("publish", subject, end):
             await bus.nc.publish(subject, payload, reply=inbox)
             async with asyncio.timeout(_ATTEMPT_S):
                 return await end

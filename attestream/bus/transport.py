@@ -8,7 +8,8 @@ import random
 import re
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import ParseResult
 
@@ -30,6 +31,9 @@ quarter of an hour, at times that lie further apart each time, and so come back 
 
 READ_BYTES: Final = 256 << 10
 """Most that is taken from a connection at a time. The library asks for an eighth, which is less than may gather."""
+
+HURRIED_S: Final = 0.004
+"""How long messages gather at most while somebody waits for an answer."""
 
 _MAX_SPREAD_FACTOR: Final = 4
 _MESSAGE: Final = b"MSG "
@@ -71,6 +75,9 @@ class BoundedTransport(TcpTransport):
         super().__init__()  # type: ignore[no-untyped-call]  # the library leaves it without annotations
         self._gather_s = gather_s
         self._pace = Pace()
+        self._asked = 0
+        self._enough: asyncio.Event | None = None
+        """Set when what has gathered is to be read."""
 
     def __bool__(self) -> bool:
         """Stay in use before the first connection too: the client makes its own transport only in place of a false one."""
@@ -90,11 +97,31 @@ class BoundedTransport(TcpTransport):
             return cast("bytes", await super().read(buffer_size))
         # Paused, or each arrival would wake the loop all the same.
         transport.pause_reading()
-        await asyncio.sleep(self._gather_s)
+        await self._gather()
         transport.resume_reading()
         data = cast("bytes", await super().read(max(buffer_size, READ_BYTES)))
         self._pace.gathered(data)
         return data
+
+    async def _gather(self) -> None:
+        self._enough = asyncio.Event()
+        wait_s = min(self._gather_s, HURRIED_S) if self._asked else self._gather_s
+        timer = asyncio.get_running_loop().call_later(wait_s, self._enough.set)
+        try:
+            await self._enough.wait()
+        finally:
+            timer.cancel()
+            self._enough = None
+
+    def hurry(self) -> None:
+        """Gather no longer than :data:`HURRIED_S` from now on, until :meth:`relax` is called as often."""
+        self._asked += 1
+        if self._enough is not None and self._gather_s > HURRIED_S:
+            asyncio.get_running_loop().call_later(HURRIED_S, self._enough.set)
+
+    def relax(self) -> None:
+        """Take one :meth:`hurry` back."""
+        self._asked -= 1
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed, at most :data:`CLOSE_TIMEOUT_S`."""
@@ -155,6 +182,19 @@ class BoundedClient(Client):
         subscription = await self.subscribe(subject, cb=before)
         self._ps.takers[subscription._id] = take  # noqa: SLF001  # nothing else names it
         return subscription
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Read what comes sooner: somebody waits for it."""
+        transport = self._transport if isinstance(self._transport, BoundedTransport) else None
+        if transport is None:
+            yield
+            return
+        transport.hurry()
+        try:
+            yield
+        finally:
+            transport.relax()
 
     def attend(self, subscription: Subscription, beat: Beat) -> None:
         """Have ``beat`` called for the heartbeats of a pull on ``subscription``, in place of its own callback."""

@@ -191,6 +191,7 @@ class Journal:
                 guard=partition.fence.result_guard,
                 ttl_s=max(1, -((now - result.expires_at) // 1000)),
                 sign=True,
+                patient=True,
             )
         except FencedError:
             partition.fence.broken = True

@@ -12,6 +12,7 @@ import pytest
 
 from attestream.bus.connection import BusSettings, connect
 from attestream.bus.transport import UNACKNOWLEDGED_S, Pace
+from attestream.errors import TimedOutError
 from schemas.enrolment import AgentQuery, Done
 
 ONE = b"MSG a 1 2\r\nhi\r\n"
@@ -77,6 +78,42 @@ async def test_questions_one_by_one_hardly_wait(nats_server, bus):
     # Both ends would wait each time.
     assert time.monotonic() - started < 200 * asker.settings.gather_s
     await asker.close()
+
+
+async def test_who_asks_on_a_busy_connection_does_not_wait_until_enough_has_gathered(nats_server, bus, eventually):
+    async def answer(query: AgentQuery) -> Done:
+        return Done()
+
+    await bus.serve("t.ask", "q", AgentQuery, answer)
+    asker = await connect(BusSettings(urls=[nats_server.url], name="asker", gather_s=2.0))
+    heard = 0
+
+    def count(_subject, _data):
+        nonlocal heard
+        heard += 1
+
+    async def flood():
+        while True:
+            await bus.nc.publish("t.load", b"x")
+            await asyncio.sleep(0.001)
+
+    await asker.nc.hear("t.load", count)
+    await asker.nc.flush()
+    flooding = asyncio.create_task(flood())
+    try:
+        await eventually(lambda: asker.nc._transport._enough is not None)
+        started = time.monotonic()
+        for _ in range(10):
+            await asker.request("t.ask", AgentQuery(agent_id="a"), Done)
+        assert time.monotonic() - started < 10
+        with pytest.raises(TimedOutError):
+            await asker.request("t.nobody", AgentQuery(agent_id="a"), Done)
+        before = heard
+        # And then all goes on as before: what comes within two seconds is read at once.
+        await eventually(lambda: asker.nc._transport._asked == 0 and heard > before + 100)
+    finally:
+        flooding.cancel()
+        await asker.close()
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_does_not_end_the_reading(bus, nats_server):
