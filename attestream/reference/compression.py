@@ -40,6 +40,8 @@ _MAGICS: Final = (
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\x89LZO", "lzo"),
 )
+_XZ: Final = b"\xfd7zXZ\0"
+"""How a stream of xz begins. What begins so and is damaged, or needs too much memory, is not left alone behind another."""
 _LZMA: Final = {"xz": lzma.FORMAT_XZ, "lzma": lzma.FORMAT_ALONE}
 _PROGRAMS: Final = ("zstd", "lz4")
 """What a program of this name decompresses where Python does not."""
@@ -140,7 +142,7 @@ class _Lzma(io.RawIOBase):
             try:
                 data = self._stream.decompress(more, len(buffer))
             except lzma.LZMAError:
-                if not between:
+                if not between or more.startswith(_XZ):
                     raise
                 self._over = True
         buffer[: len(data)] = data

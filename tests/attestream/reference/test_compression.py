@@ -75,3 +75,11 @@ def test_what_ends_too_early_or_is_damaged_is_refused(kind):
     for damaged in (packed[:-5], packed[:30], packed[:-40] + b"\xff" * 20 + packed[-20:]):
         with pytest.raises(MalformedError, match="can not be inflated"):
             inflated(io.BytesIO(damaged), kind).read()
+
+
+def test_a_second_stream_that_can_not_be_read_does_not_end_the_data_silently():
+    whole = lzma.compress(b"a") + lzma.compress(b"b")
+    assert inflated(io.BytesIO(whole), "xz").read() == b"ab"
+    assert inflated(io.BytesIO(lzma.compress(b"a") + bytes(32)), "xz").read() == b"a"
+    with pytest.raises(MalformedError):
+        inflated(io.BytesIO(lzma.compress(b"a") + lzma.compress(b"b")[:6] + bytes(40)), "xz").read()
