@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import subprocess
@@ -34,6 +33,7 @@ from devtools.fleet.fleet import Fleet
 from devtools.fleet.scenario import Image, Scenario
 from devtools.mariadb import MariaDb
 from devtools.postgres import Postgres
+from devtools.quiet import quiet
 from devtools.site import Host, Site
 from schemas.roles import Role
 
@@ -92,8 +92,11 @@ async def run(plan: Plan, tell: Tell) -> Tally:
     :raises AssertionError: the same.
     """
     # Connections end all the time here, and say so.
-    for name in ("attestream.bus", "attestream.client", "asyncio", "aiohttp"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with quiet("attestream.bus", "attestream.client", "asyncio", "aiohttp"):
+        return await _run(plan, tell)
+
+
+async def _run(plan: Plan, tell: Tell) -> Tally:
     tally = Tally()
     async with _theatre(plan, tell, tally) as (theatre, client):
         director = Director(theatre.fleet, client, tell)

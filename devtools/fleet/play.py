@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from devtools.fleet.audit import Record, deviations, settled
 from devtools.fleet.director import Director
 from devtools.fleet.fleet import Fleet
 from devtools.fleet.scenario import Scenario
+from devtools.quiet import quiet
 from devtools.site import Site
 
 Tell = Callable[[str], None]
@@ -38,10 +38,12 @@ async def play(scenario: Scenario, *, agents: int = 0, seed: int = 1, tell: Tell
 
     :raises AttestreamError: the installation can not be set up.
     """
-    count = agents or scenario.agents
     # Machines that fail are cut off, and each of their connections says so.
-    for name in ("attestream.bus", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with quiet("attestream.bus", "asyncio"):
+        return await _play(scenario, agents or scenario.agents, seed, tell)
+
+
+async def _play(scenario: Scenario, count: int, seed: int, tell: Tell) -> Outcome:
     async with _installed(scenario) as site, site.client() as client:
         fleet = Fleet(site, scenario, agents=count, seed=seed)
         began = time.monotonic()
