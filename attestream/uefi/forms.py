@@ -50,7 +50,8 @@ def _bytes_of(signature: Mapping[str, str]) -> bytes:
 def signature_form(raw: bytes, owners: Owners) -> dict[str, Any]:
     """Return the form of the EFI_SIGNATURE_DATA ``raw``."""
     text = raw[OWNER_SIZE:].hex()
-    return {"SignatureOwner": owners[raw[:OWNER_SIZE]], "SignatureData": plain(text) if text.isdigit() else text}
+    data = text if text and not text.isdigit() else plain(text)
+    return {"SignatureOwner": owners[raw[:OWNER_SIZE]], "SignatureData": data}
 
 
 def list_form(found: SignatureList, owners: Owners, forms: Forms) -> SignatureForms | None:

@@ -141,8 +141,9 @@ class SupersetOfDicts(Test):
             raise PolicyError(f"each required member must have exactly the fields {self.field_names}")
         self.reqs = frozenset(values for values in wanted if values is not None)
         # Where the members are signatures and the forms of some bytes, those bytes are as good as their forms.
-        forms = (prepared_forms([reqs]) if self.field_names == SIGNATURE_FIELDS else NO_FORMS).signatures
-        whole = self.reqs == {_values(form, self.field_names, names) for form in forms.values()}
+        signatures = self.field_names == SIGNATURE_FIELDS
+        forms = (prepared_forms([reqs]) if signatures else NO_FORMS).signatures
+        whole = signatures and self.reqs == {_values(form, self.field_names, names) for form in forms.values()}
         self._pieces = frozenset(forms) if whole else None
 
     def why_not(self, evaluation: Evaluation, subject: Any) -> str:  # noqa: ARG002  # the interface of a test

@@ -1,9 +1,12 @@
 """Forms of signatures are the same whether they were made before a log came or for it."""
 
+import uuid
+
 import pytest
 
-from attestream.uefi.forms import NO_FORMS, list_form, prepared_forms
+from attestream.uefi.forms import NO_FORMS, list_form, prepared_forms, signature_form
 from attestream.uefi.guid import CERT_SHA256
+from attestream.uefi.scalars import plain
 from attestream.uefi.signatures import Owners, SignatureList, parse_signature_lists
 from devtools.boot_log import signature_list
 from devtools.grub_boot import OWNER
@@ -35,3 +38,8 @@ def test_the_same_bytes_are_another_list_when_its_signatures_have_another_size()
 def test_what_no_log_can_have_is_not_prepared():
     odd = [("nobody", "ab"), (OWNER, "no digits"), (1, "ab"), (OWNER, None)]
     assert prepared_forms([[{"SignatureOwner": owner, "SignatureData": data} for owner, data in odd]]) == NO_FORMS
+
+
+@pytest.mark.parametrize("data", [b"", b"\x12", b"\x1a", b"\x00\x10", b"\xab\xcd"])
+def test_the_form_of_data_is_that_of_its_text(data):
+    assert signature_form(uuid.UUID(OWNER).bytes_le + data, Owners())["SignatureData"] == plain(data.hex())

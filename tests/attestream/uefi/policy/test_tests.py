@@ -252,6 +252,11 @@ def test_signatures_of_a_log_are_judged_as_those_of_any_list(owner, data):
             assert asked(test, form) == asked(test, [dict(member) for member in form])
 
 
+def test_signatures_of_a_log_pass_for_nothing_else():
+    form = described([b"\xab" * 32])
+    assert "right set of field names" in asked(SupersetOfDicts([], ("a",)), form)
+
+
 def test_what_a_log_forbids_is_found_among_its_signatures():
     reqs = [{"SignatureOwner": OWNER, "SignatureData": digits * 32} for digits in ("ab", "cd")]
     test = KeySuperset("x", reqs)
