@@ -53,6 +53,9 @@ async def forgotten(bus: Bus, agent_ids: Collection[str], now: int) -> list[str]
         subject_of = {subjects.event(kind, agent_id): agent_id for agent_id in agent_ids}
         stored, _ = await believed(bus, await last_messages(bus, EVENTS.name, list(subject_of)))
         for message in stored:
+            if not message.data:
+                # Nobody has signed that.
+                continue
             agent_id = subject_of[message.subject]
             if kind is EventKind.ADDED and message.at < now - SETTLED_MS:
                 last[agent_id] = message.sequence
