@@ -8,6 +8,7 @@ import os
 import socket
 from typing import Any, Final
 
+import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -31,7 +32,8 @@ class _Connection(AsyncConnection[Any]):
 
     def _hang_up(self) -> None:
         # A cancellation would have the driver ask the server, twice, to end what it does.
-        with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, contextlib.suppress(OSError):
+        # It may be closed by now.
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
 
