@@ -227,7 +227,7 @@ def _again(one: Lost) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.against_keylime", description=__doc__)
     parser.add_argument("--agents", type=int, default=200, help="on each side, without policy and with 10,000 paths")
-    parser.add_argument("--agents-100k", type=int, default=120, help="on each side with 100,000 paths")
+    parser.add_argument("--agents-100k", type=int, default=40, help="on each side with 100,000 paths")
     parser.add_argument("--windows", type=int, default=2, help="of each side and kind, in turn")
     parser.add_argument("--window", type=float, default=15.0, metavar="SECONDS")
     parser.add_argument(
