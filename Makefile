@@ -13,9 +13,9 @@ install: ## Install what is missing: Debian packages and .venv
 demo: install ## Watch a machine being enrolled, attested, tampered with and revoked; args=--keep keeps its files
 	@$(python) -m attestream.cli demo $(args)
 
-test: ## Install and run the tests; args="-k name" passes arguments to pytest
+test: ## Install and run the tests, two at a time; args="-k name" passes arguments to pytest instead
 	@scripts/install --test
-	@$(python) -m pytest $(args)
+	@$(python) -m pytest $(or $(args),-n 2 --dist loadfile --no-loadscope-reorder)
 
 check: install ## Lint, formatting, types, import rules, generated documents, secrets and packages
 	@$(python) -m ruff check .
