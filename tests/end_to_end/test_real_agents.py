@@ -99,6 +99,7 @@ async def test_enrolment_attestation_tampering_and_revocation(bus, cluster, mach
     await observer.record_is_sound()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("cluster", ["sqlite"], indirect=True)
 async def test_logs_in_parts_through_a_worker_kill(bus, cluster, machines, start_agent, tenant, tmp_path):
     observer = Observer(bus, cluster.signer.public_pem)
