@@ -90,15 +90,21 @@ class CrumblingFleet(SoftFleet):
             await self._bus.publish_durable(subjects.evidence(evidence.agent_id), message, message_id=message_id)
 
 
-async def test_the_most_parts_that_are_allowed(pool, tenant, bus):
-    """All of them are unacknowledged until the last has come: the server must give out that many."""
-    fleet = CrumblingFleet(bus, [make_agent("a")])
+async def trusted(fleet, pool, tenant):
+    """Have agent ``a`` of ``fleet`` attested by one worker until it is trusted; return the worker."""
     await fleet.start()
     await fleet.serve_identities()
     worker = await pool.start("one")
     assert (await tenant.push("base", allowing("boot_aggregate"))).ok
     assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
     await tenant.becomes("a", Standing.TRUSTED)
+    return worker
+
+
+async def test_the_most_parts_that_are_allowed(pool, tenant, bus):
+    """All of them are unacknowledged until the last has come: the server must give out that many."""
+    fleet = CrumblingFleet(bus, [make_agent("a")])
+    worker = await trusted(fleet, pool, tenant)
     agent = fleet.agents["a"]
     fleet.agents["a"].run("/tmp/" + "x" * (MAX_PARTS * 15 - 100), digest_of("x"))
     await fleet.notice("a")
@@ -117,12 +123,7 @@ async def test_a_log_that_is_too_long_for_one_evidence(pool, tenant, bus):
         agent.run(f"/tmp/late-{number}", digest_of("x"))
     agent.at_once = 2
     fleet = SoftFleet(bus, [agent])
-    await fleet.start()
-    await fleet.serve_identities()
-    worker = await pool.start("one")
-    assert (await tenant.push("base", allowing("boot_aggregate"))).ok
-    assert (await tenant.add("a", interval_ms=60_000, lease_ms=120_000)).ok
-    await tenant.becomes("a", Standing.TRUSTED)
+    worker = await trusted(fleet, pool, tenant)
     assert worker.attester("a").state.ima_entries == len(agent.log) == 14
     assert fleet.news == 7
     said = [(event.kind, [found.culprit for found in event.findings]) for event in await tenant.events("a")]
