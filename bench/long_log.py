@@ -205,7 +205,7 @@ def write_log(path: Path, tpm: SoftTpm, entries: int) -> None:
         for number in range(entries):
             name = "boot_aggregate" if not number else path_of(number - 1)
             if number > PATHS:
-                name = f"/tmp/build/{number // 500:05d}/work/object_{number:07d}.o"
+                name = f"/tmp/build/{number // 500:05d}/made/object_{number:07d}.o"
             record = ima_log.record(name, digest_of(name))
             tpm.extend(record.pcr, {"sha256": ima_log.extend_value(record, "sha256")})
             file.write(record.binary)
